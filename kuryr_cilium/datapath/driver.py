@@ -1,0 +1,148 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The interface of a datapath: what an agent asks of a policy driver.
+
+A driver keeps two things: what is attached (the host's ends of a pod's
+links) and what is in force (the last view). It never lets a packet of an
+attached pod pass before :meth:`Driver.activate` has returned.
+"""
+
+import abc
+import dataclasses
+from typing import Iterable, Iterator, Mapping
+
+from kuryr_cilium.policy import model
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Attachment:
+    """A pod's interface as the host sees it.
+
+    :ivar vif_id: id of the Neutron port; the key of an attachment.
+    :ivar uid: UID of the pod in the API, the key of its model.Endpoint.
+    :ivar kc: host end of the veth pair whose other end is the pod's.
+    :ivar kq: host end of the veth pair that leads into the switch.
+    :ivar mac: the pod's MAC address.
+    :ivar addresses: the pod's canonical addresses, at most 8.
+    :ivar network_id: id of the Neutron network.
+    :ivar gateway_macs: MAC addresses of the network's gateways, if known.
+    """
+
+    vif_id: str
+    uid: str
+    kc: str
+    kq: str
+    mac: str
+    addresses: tuple[str, ...]
+    network_id: str
+    gateway_macs: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of a view.
+
+    :ivar epoch: the node's policy epoch after it.
+    :ivar denied: pod UID -> why its endpoint was set to deny everything
+        (a limit was exceeded).
+    """
+
+    epoch: int
+    denied: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FlowEvent:
+    """A first verdict or a drop, as the datapath saw it.
+
+    :ivar time: seconds since the epoch (UTC).
+    :ivar uid: UID of the pod judged; '' if no endpoint was found.
+    :ivar direction: 'ingress' or 'egress' as the pod sees it.
+    :ivar verdict: 'allow' or 'drop'.
+    :ivar reason: name of the drop reason ('' when allowed).
+    :ivar protocol: IANA number; 0 where there is none (ARP, other frames).
+    :ivar rule: names of the policies of the deciding group, if any.
+    """
+
+    time: float
+    uid: str
+    direction: str
+    verdict: str
+    reason: str
+    source: str
+    destination: str
+    protocol: int
+    source_port: int
+    destination_port: int
+    rule: tuple[str, ...] = ()
+
+
+class Driver(abc.ABC):
+    """Enforces views on attached interfaces. Methods may be called from
+    several threads; a driver has one writer.
+    """
+
+    @abc.abstractmethod
+    def start(self, node_addresses: Iterable[str]) -> None:
+        """Take over what an earlier process left in force, or begin anew.
+
+        :param node_addresses: every address of this node: its own traffic
+            to its pods is allowed, its pods' traffic to them is judged as
+            the entity host.
+        :raises: exceptions.DatapathError with what to do, if the kernel
+            lacks something.
+        """
+
+    @abc.abstractmethod
+    def attach(self, attachment: Attachment) -> None:
+        """Make both links drop everything; they exist and are down.
+
+        Idempotent: a second call, also of another process after a crash,
+        leaves one attachment that drops everything.
+        """
+
+    @abc.abstractmethod
+    def activate(self, vif_id: str) -> None:
+        """Judge an attached interface by the last view from now on.
+
+        :raises: exceptions.EndpointUnknown if the last synced view has no
+            endpoint for it.
+        """
+
+    @abc.abstractmethod
+    def detach(self, vif_id: str) -> None:
+        """Forget an attachment with all entries and links. Idempotent."""
+
+    @abc.abstractmethod
+    def attachments(self) -> Mapping[str, Attachment]:
+        """What is attached, by vif_id, also from before a restart."""
+
+    @abc.abstractmethod
+    def apply(self, view: model.View) -> Applied:
+        """Bring a view in force, on open connections too."""
+
+    @abc.abstractmethod
+    def events(self) -> Iterator[FlowEvent]:
+        """Events as they come; ends when the driver is stopped."""
+
+    @abc.abstractmethod
+    def drops(self) -> Mapping[str, int]:
+        """Packets dropped since start of the datapath, by reason name."""
+
+    @abc.abstractmethod
+    def sweep(self) -> None:
+        """Remove expired connections and what belongs to nothing."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """End threads and close files; what is in force stays in force."""
