@@ -25,3 +25,98 @@ class KuryrCiliumException(Exception):
     def __init__(self, message=None, **kwargs):
         self.kwargs = kwargs
         super().__init__(message or self.message % kwargs)
+
+
+class InvalidVIF(KuryrCiliumException):
+    message = ('The pod\'s VIF annotation cannot be used: %(reason)s. Delete '
+               'the pod, so that it is made anew.')
+
+
+class InvalidWireObject(KuryrCiliumException):
+    message = 'A %(kind)s from the wire cannot be read: %(reason)s'
+
+
+class CNIError(KuryrCiliumException):
+    """What a CNI request is answered with when it fails.
+
+    :cvar code: the error code of the CNI specification (1.1, section
+        "Error"); 100 and more are ours.
+    """
+
+    message = '%(reason)s'
+    code = 100
+
+
+class CNIVersionUnsupported(CNIError):
+    message = ('cniVersion %(version)s is not supported: use one of '
+               '%(supported)s in the network configuration.')
+    code = 1
+
+
+class CNIContainerUnknown(CNIError):
+    message = ('Container %(container)s has no interface %(ifname)s of '
+               'kuryr-cilium on this node.')
+    code = 3
+
+
+class CNIEnvironmentInvalid(CNIError):
+    message = 'Environment of the CNI request: %(reason)s'
+    code = 4
+
+
+class CNIInputUnreadable(CNIError):
+    message = 'The CNI request could not be read: %(reason)s'
+    code = 5
+
+
+class CNIConfigInvalid(CNIError):
+    message = 'CNI network configuration: %(reason)s'
+    code = 7
+
+
+class TryAgainLater(CNIError):
+    message = '%(reason)s'
+    code = 11
+
+
+class AnnotationMissing(TryAgainLater):
+    message = '%(reason)s'
+
+
+class EndpointNotInView(TryAgainLater):
+    message = '%(reason)s'
+
+
+class Abandoned(TryAgainLater):
+    message = ('The request for %(what)s was given up: a DEL of the same '
+               'container came in.')
+
+
+class PluginNotAvailable(CNIError):
+    message = '%(reason)s'
+    code = 50
+
+
+class PluginNotAvailableLimited(CNIError):
+    message = '%(reason)s'
+    code = 51
+
+
+class StoreError(KuryrCiliumException):
+    message = 'Cannot write %(path)s: %(reason)s'
+
+
+class ViewInvalid(KuryrCiliumException):
+    message = 'The view could not be used: %(reason)s'
+
+
+class AlreadyRunning(KuryrCiliumException):
+    message = ('Another kuryr-cilium-agent holds %(path)s (process %(pid)s): '
+               'stop it first, or set [agent] run_dir to a folder of this '
+               'one\'s own.')
+
+
+class AgentUnreachable(KuryrCiliumException):
+    message = ('No agent answers on %(path)s (%(reason)s). Is '
+               'kuryr-cilium-agent running on this node, and is this '
+               'command run as root with the same --config-file?')
