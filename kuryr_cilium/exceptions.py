@@ -120,3 +120,9 @@ class AgentUnreachable(KuryrCiliumException):
     message = ('No agent answers on %(path)s (%(reason)s). Is '
                'kuryr-cilium-agent running on this node, and is this '
                'command run as root with the same --config-file?')
+
+
+class RuleSetTooLarge(KuryrCiliumException):
+    message = ('Ruleset %(ruleset)s has %(count)d %(what)s and may have '
+               '%(limit)d: its endpoints deny everything. Merge rules of the '
+               'policies that select them.')
