@@ -1,0 +1,212 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What goes over the wire between controller and agents.
+
+Each object of a view (:mod:`kuryr_cilium.policy.model`) has a wire form: a
+dict of JSON types with ``kind`` and ``version``. A minor version may add
+fields, which an older reader ignores; another major version is refused.
+
+An object is known by its *key* and compared by its *digest*. A digest is
+taken of the wire form, as sent or as received, so that a reader that doesn't
+know every field still agrees with the sender on what it has.
+"""
+
+import hashlib
+import json
+import typing
+
+from kuryr_cilium import exceptions
+from kuryr_cilium.policy import model
+
+VERSION = '1.0'
+
+Object = typing.Union[model.Selector, model.RuleSet, model.Endpoint]
+
+_ENDPOINT_TEXTS = ('uid', 'namespace', 'name', 'host', 'vif_id', 'mac',
+                   'network_id', 'ingress', 'egress')
+
+
+def key(obj: typing.Union[Object, dict]) -> str:
+    """``selector:ID``, ``ruleset:ID`` or ``endpoint:UID``.
+
+    :param obj: an object or the wire form of one.
+    """
+    if isinstance(obj, dict):
+        kind = _kind(obj)
+        return '%s:%s' % (kind, _text(obj, _KINDS[kind].identity))
+    kind = _kind_of(obj)
+    return '%s:%s' % (kind, getattr(obj, _KINDS[kind].identity))
+
+
+def digest(obj: typing.Union[Object, dict]) -> str:
+    """32 hexadecimal digits: the first half of SHA-256 of the content.
+
+    :param obj: an object or the wire form of one.
+    """
+    wire = obj if isinstance(obj, dict) else dump(obj)
+    canonical = json.dumps(wire, sort_keys=True, separators=(',', ':'))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def dump(obj: Object) -> dict:
+    """The wire form of an object: JSON types only, in a stable order."""
+    kind = _kind_of(obj)
+    return {'kind': kind, 'version': VERSION, **_KINDS[kind].dump(obj)}
+
+
+def load(wire: dict) -> Object:
+    """The object of a wire form.
+
+    :raises: exceptions.InvalidWireObject with what is wrong.
+    """
+    kind = _kind(wire)
+    version = wire.get('version')
+    if (not isinstance(version, str) or
+            version.split('.')[0] != VERSION.split('.')[0]):
+        raise exceptions.InvalidWireObject(
+            kind=kind, reason='version %r is not supported, this process '
+            'speaks %s: upgrade controllers and agents to releases next to '
+            'each other' % (version, VERSION))
+    try:
+        return _KINDS[kind].load(wire)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise exceptions.InvalidWireObject(
+            kind=kind, reason='%s: %s' % (type(error).__name__, error)
+        ) from error
+
+
+def _kind(wire):
+    kind = wire.get('kind') if isinstance(wire, dict) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise exceptions.InvalidWireObject(
+            kind='object', reason='kind %.64r is not known' % (kind,))
+    return kind
+
+
+def _kind_of(obj):
+    for kind, codec in _KINDS.items():
+        if isinstance(obj, codec.cls):
+            return kind
+    raise TypeError('no wire form for %s' % type(obj).__name__)
+
+
+def _typed(value, cls):
+    """A value that must be of a JSON type; bool is not taken for a number."""
+    if not isinstance(value, cls) or (
+            isinstance(value, bool) and cls is not bool):
+        raise ValueError('%.64r is not of type %s' % (value, cls.__name__))
+    return value
+
+
+def _text(wire, field):
+    return _typed(wire[field], str)
+
+
+def _texts(values):
+    return tuple(_typed(value, str) for value in _typed(values, list))
+
+
+def _dump_selector(selector):
+    return {
+        'id': selector.id,
+        'definition': selector.definition,
+        'members': [{'uid': member.uid, 'addresses': list(member.addresses)}
+                    for member in selector.members],
+    }
+
+
+def _load_selector(wire):
+    return model.Selector(
+        _text(wire, 'id'), _text(wire, 'definition'), tuple(
+            model.Member(_text(member, 'uid'), _texts(member['addresses']))
+            for member in _typed(wire['members'], list)))
+
+
+def _dump_ruleset(ruleset):
+    return {
+        'id': ruleset.id,
+        'direction': ruleset.direction.value,
+        'groups': [_dump_group(group) for group in ruleset.groups],
+        'names': [list(names) for names in ruleset.names],
+    }
+
+
+def _dump_group(group):
+    return {
+        'tier': group.tier.name.lower(),
+        'priority': group.priority,
+        'verdict': group.verdict.value,
+        'peers': None if group.peers is None else sorted(group.peers),
+        'ports': None if group.ports is None else [
+            {'protocol': ports.protocol, 'first': ports.first,
+             'last': ports.last} for ports in sorted(group.ports)],
+        'l7set': group.l7set,
+    }
+
+
+def _load_ruleset(wire):
+    return model.RuleSet(
+        _text(wire, 'id'), model.Direction(wire['direction']),
+        tuple(_load_group(group) for group in _typed(wire['groups'], list)),
+        tuple(_texts(names) for names in _typed(wire['names'], list)))
+
+
+def _load_group(wire):
+    # NOTE: peers and ports must be there, if only as null: one left out
+    # would mean "any".
+    peers, ports = wire['peers'], wire['ports']
+    return model.RuleGroup(
+        model.Tier[_text(wire, 'tier').upper()],
+        _typed(wire['priority'], int), model.Verdict(wire['verdict']),
+        None if peers is None else frozenset(_texts(peers)),
+        None if ports is None else frozenset(
+            _load_ports(entry) for entry in _typed(ports, list)),
+        _typed(wire['l7set'], int))
+
+
+def _load_ports(wire):
+    ports = model.PortRange(*(
+        _typed(wire[field], int) for field in ('protocol', 'first', 'last')))
+    if not (0 <= ports.protocol <= 255 and
+            0 <= ports.first <= ports.last <= 65535):
+        raise ValueError('%s is not a range of ports' % (ports,))
+    return ports
+
+
+def _dump_endpoint(endpoint):
+    wire = {field: getattr(endpoint, field) for field in _ENDPOINT_TEXTS}
+    wire['addresses'] = list(endpoint.addresses)
+    wire['fastpath'] = endpoint.fastpath
+    return wire
+
+
+def _load_endpoint(wire):
+    return model.Endpoint(
+        addresses=_texts(wire['addresses']),
+        fastpath=_typed(wire['fastpath'], bool),
+        **{field: _text(wire, field) for field in _ENDPOINT_TEXTS})
+
+
+class _Codec(typing.NamedTuple):
+    cls: type
+    identity: str
+    dump: typing.Callable
+    load: typing.Callable
+
+
+_KINDS = {
+    'selector': _Codec(model.Selector, 'id', _dump_selector, _load_selector),
+    'ruleset': _Codec(model.RuleSet, 'id', _dump_ruleset, _load_ruleset),
+    'endpoint': _Codec(model.Endpoint, 'uid', _dump_endpoint,
+                       _load_endpoint),
+}
