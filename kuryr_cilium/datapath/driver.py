@@ -88,8 +88,9 @@ class FlowEvent:
 
 
 class Driver(abc.ABC):
-    """Enforces views on attached interfaces. Methods may be called from
-    several threads; a driver has one writer.
+    """Enforces views on attached interfaces.
+
+    Methods may be called from several threads; a driver has one writer.
     """
 
     @abc.abstractmethod
