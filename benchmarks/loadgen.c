@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A load for benchmarks: what netperf calls TCP_RR, TCP_CRR and TCP_STREAM.
+ *
+ *   loadgen server PORT                         until it is killed
+ *   loadgen rr|crr|stream ADDRESS PORT SECONDS  prints one number
+ *
+ * rr: transactions a second of one byte each way on one connection; crr: the
+ * same with a connection each; stream: Mbit/s as the receiver counted.
+ *
+ * Build: gcc -Wall -Wextra -Werror -O2 -static -pthread -o loadgen loadgen.c
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct sockaddr_in6 peer;
+
+static void die(const char *what)
+{
+	fprintf(stderr, "loadgen: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+/* The client's first byte says what it wants: 's' is a stream. */
+static void *serve(void *arg)
+{
+	static __thread char buffer[1 << 17];
+	int fd = (int)(intptr_t)arg;
+	uint64_t total = 0;
+	ssize_t n;
+	char op;
+
+	if (recv(fd, &op, 1, 0) != 1)
+		goto out;
+	if (op == 's') {
+		while ((n = recv(fd, buffer, sizeof(buffer), 0)) > 0)
+			total += n;
+		send(fd, &total, sizeof(total), MSG_NOSIGNAL);
+		goto out;
+	}
+	do {
+		if (send(fd, &op, 1, MSG_NOSIGNAL) != 1)
+			break;
+	} while (recv(fd, &op, 1, 0) == 1);
+out:
+	close(fd);
+	return NULL;
+}
+
+static void server(int port)
+{
+	struct sockaddr_in6 any = {
+		.sin6_family = AF_INET6,
+		.sin6_port = htons(port),
+	};
+	int fd = socket(AF_INET6, SOCK_STREAM, 0), one = 1, client;
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(fd, (struct sockaddr *)&any, sizeof(any)) || listen(fd, 1024))
+		die("listen");
+	puts("ready");
+	fflush(stdout);
+	for (;;) {
+		client = accept(fd, NULL, NULL);
+		if (client < 0)
+			continue;
+		setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+		if (pthread_create(&thread, &attr, serve, (void *)(intptr_t)client))
+			close(client);
+	}
+}
+
+static int dial(void)
+{
+	struct timeval limit = { .tv_sec = 5 };
+	int fd = socket(AF_INET6, SOCK_STREAM, 0), one = 1;
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (connect(fd, (struct sockaddr *)&peer, sizeof(peer)))
+		die("connect");
+	return fd;
+}
+
+static void transact(int fd)
+{
+	char op = 'r';
+
+	if (send(fd, &op, 1, 0) != 1 || recv(fd, &op, 1, 0) != 1)
+		die("transaction");
+}
+
+static double rr(double seconds)
+{
+	double start, t;
+	int fd = dial();
+	long n = 0;
+
+	transact(fd);
+	start = now();
+	do {
+		for (int i = 0; i < 32; i++, n++)
+			transact(fd);
+		t = now() - start;
+	} while (t < seconds);
+	return n / t;
+}
+
+static double crr(double seconds)
+{
+	/* A reset instead of FIN: no TIME_WAIT, so ports don't run out. */
+	struct linger reset = { .l_onoff = 1 };
+	double start = now(), t;
+	long n = 0;
+	int fd;
+
+	do {
+		fd = dial();
+		transact(fd);
+		setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+		close(fd);
+		n++;
+		t = now() - start;
+	} while (t < seconds);
+	return n / t;
+}
+
+static double stream(double seconds)
+{
+	static char buffer[1 << 17];
+	double start = now();
+	uint64_t total = 0;
+	int fd = dial();
+
+	buffer[0] = 's';
+	while (now() - start < seconds)
+		if (send(fd, buffer, sizeof(buffer), 0) <= 0)
+			die("send");
+	shutdown(fd, SHUT_WR);
+	if (recv(fd, &total, sizeof(total), MSG_WAITALL) != sizeof(total))
+		die("receive");
+	return total * 8 / (now() - start) / 1e6;
+}
+
+/* An IPv4 address goes as an IPv4-mapped one: one kind of socket for both. */
+static int parse(const char *address)
+{
+	char mapped[64];
+
+	snprintf(mapped, sizeof(mapped), "%s%s",
+		 strchr(address, ':') ? "" : "::ffff:", address);
+	peer.sin6_family = AF_INET6;
+	return inet_pton(AF_INET6, mapped, &peer.sin6_addr);
+}
+
+int main(int argc, char **argv)
+{
+	double seconds, figure;
+
+	signal(SIGPIPE, SIG_IGN);
+	if (argc == 3 && !strcmp(argv[1], "server"))
+		server(atoi(argv[2]));
+	if (argc != 5 || parse(argv[2]) != 1) {
+		fputs("usage: loadgen server PORT | "
+		      "loadgen rr|crr|stream ADDRESS PORT SECONDS\n", stderr);
+		return 2;
+	}
+	peer.sin6_port = htons(atoi(argv[3]));
+	seconds = atof(argv[4]);
+	figure = !strcmp(argv[1], "rr") ? rr(seconds) :
+		 !strcmp(argv[1], "crr") ? crr(seconds) : stream(seconds);
+	printf("%.1f\n", figure);
+	return 0;
+}
