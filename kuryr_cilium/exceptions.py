@@ -126,3 +126,103 @@ class RuleSetTooLarge(KuryrCiliumException):
     message = ('Ruleset %(ruleset)s has %(count)d %(what)s and may have '
                '%(limit)d: its endpoints deny everything. Merge rules of the '
                'policies that select them.')
+
+
+class LinkError(KuryrCiliumException):
+    message = 'The kernel refused to %(what)s: %(reason)s'
+
+
+class NetnsGone(KuryrCiliumException):
+    message = ('%(path)s does not lead to a network namespace (%(reason)s): '
+               'the pod\'s sandbox is gone, or the container runtime keeps '
+               'its namespaces where the agent cannot see them (mount '
+               '/run/netns with HostToContainer propagation).')
+
+
+class VIFNotSupported(KuryrCiliumException):
+    message = 'VIF %(vif)s cannot be bound on this node: %(reason)s'
+
+
+class SwitchUnavailable(KuryrCiliumException):
+    message = ('Open vSwitch did not do what was asked: %(reason)s. See '
+               '[binding] ovsdb_connection (%(connection)s), and whether '
+               'ovsdb-server and ovs-vswitchd run.')
+    code = 11
+
+
+class VIFNotWired(KuryrCiliumException):
+    message = ('Port %(vif)s is plugged as %(tap)s, but %(process)s did not '
+               'wire it in time: %(state)s. Look at its log (%(log)s) and at '
+               '"ovs-vsctl list Interface %(tap)s".')
+    code = 11
+
+
+class PodNetworkBroken(KuryrCiliumException):
+    message = 'The network of pod %(pod)s is not as it was made: %(problem)s'
+
+
+class PlugBusy(KuryrCiliumException):
+    message = ('VIF %(vif)s is still being worked on by another request; it '
+               'will be tried again.')
+    code = 11
+
+
+class KubernetesAccessInvalid(KuryrCiliumException):
+    message = ('The Kubernetes API cannot be reached: %(reason)s. Set '
+               '[kubernetes] kubeconfig, or api_url with token_file and '
+               'ca_file.')
+
+
+class KubernetesError(KuryrCiliumException):
+    message = 'Kubernetes: %(method)s %(path)s: %(status)s %(reason)s'
+
+
+class KubernetesNotFound(KubernetesError):
+    pass
+
+
+class KubernetesConflict(KubernetesError):
+    pass
+
+
+class KubernetesGone(KubernetesError):
+    pass
+
+
+class KubernetesInvalid(KubernetesError):
+    pass
+
+
+class KubernetesBusy(KubernetesError):
+    pass
+
+
+class KubernetesUnavailable(KubernetesError):
+    pass
+
+
+class KubernetesUnauthorized(KubernetesError):
+    message = ('Kubernetes: %(method)s %(path)s: %(status)s %(reason)s: the '
+               'token or the client certificate is refused; look at '
+               '[kubernetes] kubeconfig or token_file.')
+
+
+class KubernetesForbidden(KubernetesError):
+    message = ('Kubernetes: %(method)s %(path)s: %(status)s %(reason)s: add '
+               'the verb to the ClusterRole of this process '
+               '(deploy/base/rbac.yaml) and bind it to the user named here.')
+
+
+class DatapathError(KuryrCiliumException):
+    message = 'The datapath cannot work on this node: %(reason)s'
+
+
+class EndpointUnknown(KuryrCiliumException):
+    message = ('Interface %(vif)s is not in the policy view of this node: it '
+               'goes on dropping everything until the controller sends its '
+               'endpoint.')
+
+
+class TooManyEndpoints(DatapathError):
+    message = ('This node has %(limit)d policed interfaces, the most that '
+               'the datapath has room for: lower the kubelet\'s maxPods.')

@@ -113,6 +113,21 @@ class Driver(abc.ABC):
         """
 
     @abc.abstractmethod
+    def adopt(self, attachment: Attachment) -> bool:
+        """Take over what an earlier process attached and activated.
+
+        An agent calls this after :meth:`start` and before :meth:`apply` for
+        each interface that its records name as ready. No packet is dropped
+        for it: what the earlier process put in force stays in force until
+        the first apply().
+
+        :returns: True if everything was found: the interface is attached
+            and active. False if something is missing (the node was
+            rebooted, a link is another one than it was): then nothing was
+            changed, and attach() and activate() make it anew.
+        """
+
+    @abc.abstractmethod
     def activate(self, vif_id: str) -> None:
         """Judge an attached interface by the last view from now on.
 
@@ -126,7 +141,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def attachments(self) -> Mapping[str, Attachment]:
-        """What is attached, by vif_id, also from before a restart."""
+        """What this process attached or adopted, by vif_id."""
 
     @abc.abstractmethod
     def apply(self, view: model.View) -> Applied:
@@ -142,7 +157,12 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def sweep(self) -> None:
-        """Remove expired connections and what belongs to nothing."""
+        """Remove expired connections and what belongs to nothing.
+
+        Before the first apply() only connections: what an earlier process
+        attached may still be adopted. After it, what was neither attached
+        nor adopted is removed.
+        """
 
     @abc.abstractmethod
     def stop(self) -> None:
