@@ -36,6 +36,15 @@ class InvalidWireObject(KuryrCiliumException):
     message = 'A %(kind)s from the wire cannot be read: %(reason)s'
 
 
+class Stopped(KuryrCiliumException):
+    message = '%(what)s was stopped'
+
+
+class RPCFailed(KuryrCiliumException):
+    message = ('%(method)s over %(topic)s failed: %(reason)s. Look whether '
+               'RabbitMQ (transport_url) and kuryr-cilium-controller run.')
+
+
 class CNIError(KuryrCiliumException):
     """What a CNI request is answered with when it fails.
 
@@ -162,8 +171,8 @@ class PodNetworkBroken(KuryrCiliumException):
 
 
 class PlugBusy(KuryrCiliumException):
-    message = ('VIF %(vif)s is still being worked on by another request; it '
-               'will be tried again.')
+    message = ('%(link)s is still being worked on by another request; it will '
+               'be tried again.')
     code = 11
 
 

@@ -22,6 +22,8 @@ from typing import Optional
 
 from os_vif.objects import vif as osv_vif
 
+_DEFAULT_MTU = 1500
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Links:
@@ -35,6 +37,13 @@ class Links:
     kc: str
     kq: str
     tap: str
+
+
+def mtu(vif: osv_vif.VIFBase) -> int:
+    """The MTU of a VIF's links, that of Neutron's network."""
+    if vif.network.obj_attr_is_set('mtu') and vif.network.mtu:
+        return vif.network.mtu
+    return _DEFAULT_MTU
 
 
 class Driver(abc.ABC):
@@ -73,6 +82,14 @@ class Driver(abc.ABC):
     def unplug(self, vif: osv_vif.VIFBase, pod_uid: str,
                pod_name: str) -> None:
         """Take the VIF out of the switch and remove every link of it."""
+
+    @abc.abstractmethod
+    def found_links(self) -> set[Links]:
+        """Links of this driver's making that exist, each whole or in part."""
+
+    @abc.abstractmethod
+    def remove_links(self, links: Links) -> None:
+        """Remove links, and their port in the switch, without their VIF."""
 
     @abc.abstractmethod
     def plugged(self) -> set[str]:

@@ -17,6 +17,7 @@ A pod's veth pair is ``kc`` on the host; a second pair leads from ``kq`` to
 if they are lost, nothing passes from one pair to the other.
 """
 
+import re
 import time
 from typing import Optional
 
@@ -34,16 +35,15 @@ from kuryr_cilium.binding import ovsdb
 from kuryr_cilium import exceptions
 from kuryr_cilium.linux import ethtool
 from kuryr_cilium.linux import netlink
-from kuryr_cilium.linux import netns
+from kuryr_cilium.linux import netns as linux_netns
 from kuryr_cilium.linux import sysctl
 
 LOG = logging.getLogger(__name__)
 
-_DEFAULT_MTU = 1500
-
 #: Names are 'kc', 'kq', 'tap' and so much of the port's id, as Neutron's
 #: agents name taps.
 _ID_LENGTH = 11
+_OURS = re.compile(r'k[cq]([0-9a-f]{8}-[0-9a-f]{2})')
 
 #: kq and tap carry frames only.
 _NO_IPV6 = {'disable_ipv6': 1, 'addr_gen_mode': 1}
@@ -86,25 +86,24 @@ class OVSDriver(driver.Driver):
         os_vif.initialize(reset=True)
 
     def links(self, vif: osv_vif.VIFBase) -> driver.Links:
-        tail = vif.id[:_ID_LENGTH]
-        return driver.Links('kc' + tail, 'kq' + tail, 'tap' + tail)
+        return _links(vif.id[:_ID_LENGTH])
 
-    def create_links(self, vif: osv_vif.VIFBase, netns_path: str,
+    def create_links(self, vif: osv_vif.VIFBase, netns: str,
                      ifname: str) -> driver.Links:
         bound = self._bound(vif)
         links = self.links(vif)
-        mtu = _mtu(vif)
+        mtu = driver.mtu(vif)
         # NOTE: ovn-installed on a row that survives says nothing about the
         # new links, so the row goes too, and goes first.
         self._switch.delete_port(links.tap)
-        with netlink.Netlink() as net, netns.opened(netns_path) as peer:
+        with netlink.Netlink() as net, linux_netns.opened(netns) as peer:
             _delete(net, links)
             net.add_veth(links.kc, ifname, mtu, bound.address, peer)
             net.add_veth(links.kq, links.tap, mtu)
         sysctl.write_ipv6(links.kc, _QUIET_IPV6)
         for name in (links.kq, links.tap):
             sysctl.write_ipv6(name, _NO_IPV6)
-        netns.run(netns_path, sysctl.write_ipv6, ifname, _STATIC_IPV6)
+        linux_netns.run(netns, sysctl.write_ipv6, ifname, _STATIC_IPV6)
         ethtool.disable(links.kq, *_OFFLOADS_KQ)
         ethtool.disable(links.tap, *_OFFLOADS_TAP)
         return links
@@ -147,13 +146,24 @@ class OVSDriver(driver.Driver):
         with netlink.Netlink() as net:
             _delete(net, links)
 
+    def found_links(self) -> set[driver.Links]:
+        with netlink.Netlink() as net:
+            matches = [_OURS.fullmatch(name) for name in net.names()]
+        return {_links(match.group(1)) for match in matches if match}
+
+    def remove_links(self, links: driver.Links) -> None:
+        with netlink.Netlink() as net:
+            net.delete_link(links.kc)
+            self._switch.delete_port(links.tap)
+            _delete(net, links)
+
     def plugged(self) -> set[str]:
         return {port.iface_id for port in self._switch.ports()
                 if port.name.startswith('tap') and port.iface_id}
 
     def check(self, vif: osv_vif.VIFBase) -> Optional[str]:
         links = self.links(vif)
-        mtu = _mtu(vif)
+        mtu = driver.mtu(vif)
         with netlink.Netlink() as net:
             for name in (links.kc, links.kq, links.tap):
                 link = net.link(name)
@@ -245,6 +255,10 @@ class OVSDriver(driver.Driver):
                                             connection=self._connection)
 
 
+def _links(tail):
+    return driver.Links('kc' + tail, 'kq' + tail, 'tap' + tail)
+
+
 def _problem(vif):
     """What keeps a VIF from being bound, with what to configure."""
     if isinstance(vif, osv_vif.VIFBridge):
@@ -265,12 +279,6 @@ def _problem(vif):
             vif.network.obj_attr_is_set('bridge') and vif.network.bridge):
         return 'it names no bridge'
     return None
-
-
-def _mtu(vif):
-    if vif.network.obj_attr_is_set('mtu') and vif.network.mtu:
-        return vif.network.mtu
-    return _DEFAULT_MTU
 
 
 def _is(port, vif):

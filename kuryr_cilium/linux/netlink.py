@@ -98,6 +98,11 @@ class Netlink:
                     found[0].get('address'), found[0].get('mtu'),
                     bool(found[0]['flags'] & _IFF_UP))
 
+    def names(self) -> list[str]:
+        """The names of all links."""
+        return [message.get('ifname') for message
+                in self._request('list links', (), self._ip.get_links)]
+
     def require(self, name: str) -> Link:
         """The link of a name.
 
