@@ -37,7 +37,7 @@ import collections
 import dataclasses
 import functools
 import itertools
-from typing import Callable, Iterable, Mapping, NamedTuple
+from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 
 from kuryr_cilium.policy import entities
 
@@ -88,6 +88,10 @@ class Classes:
         self._addresses: dict[int, set[str]] = {}
         self._definition: dict[int, Definition] = {}
         self._numbers: dict[Definition, set[int]] = {}
+        # Definitions that have, or had, several numbers.
+        self._doubled: set[Definition] = set()
+        # Numbers that have, or had, no address left.
+        self._emptied: set[int] = set()
 
     @property
     def numbers(self) -> Mapping[str, int]:
@@ -100,7 +104,8 @@ class Classes:
         return self._definition
 
     def update(self, members: Mapping[str, Iterable[str]],
-               peers: Mapping[str, entities.Entity | None] = {}) -> Update:
+               peers: Optional[Mapping[str, Optional[entities.Entity]]] = None
+               ) -> Update:
         """Take over what selectors match now.
 
         :param members: for each selector that is new or has changed, its id
@@ -111,7 +116,7 @@ class Classes:
             address named here has a class though no selector matches it;
             None takes that back.
         """
-        touched = self._take(members, peers)
+        touched = self._take(members, peers or {})
         wanted = {address: self._wanted(address) for address in touched}
         gone = tuple(sorted(address for address, definition in wanted.items()
                             if definition is None
@@ -133,14 +138,15 @@ class Classes:
             self._put(address, number)
             moves[address] = number
         self._merge(redefined, moves)
-        dropped = tuple(number for number, left in self._addresses.items()
-                        if not left)
-        for number in dropped:
+        empty = sorted(number for number in self._emptied
+                       if not self._addresses[number])
+        self._emptied.clear()
+        for number in empty:
             self._drop(number)
         return Update(tuple(n for n in created if n in self._definition),
                       moves, gone,
                       tuple(n for n in redefined if n in self._definition),
-                      dropped)
+                      tuple(n for n in empty if n not in created))
 
     def forget(self, selectors: Iterable[str]) -> Update:
         """Drop selectors that no ruleset names any more.
@@ -206,8 +212,15 @@ class Classes:
                 parts[number][definition] += 1
         redefined = []
         for number, counts in sorted(parts.items()):
+            # The entity is written with each address, so it can't change
+            # for all of them at once.
             definition, count = max(
-                counts.items(), key=lambda item: (item[1], _order(item[0])))
+                counts.items(),
+                key=lambda item: (item[0].entity ==
+                                  self._definition[number].entity,
+                                  item[1], sorted(item[0].selectors)))
+            if definition.entity != self._definition[number].entity:
+                continue
             stay = len(self._addresses[number]) - sum(counts.values())
             if count <= stay:
                 continue
@@ -232,8 +245,10 @@ class Classes:
 
     def _merge(self, redefined, moves):
         budget = MERGE_LIMIT
-        for definition, numbers in list(self._numbers.items()):
-            stable = numbers.difference(redefined)
+        self._doubled = {definition for definition in self._doubled
+                         if len(self._numbers.get(definition, ())) > 1}
+        for definition in self._doubled:
+            stable = self._numbers[definition].difference(redefined)
             if len(stable) < 2:
                 continue
             into = max(stable, key=lambda n: (len(self._addresses[n]), -n))
@@ -251,7 +266,10 @@ class Classes:
         if old is not None:
             self._unlist(number, old)
         self._definition[number] = definition
-        self._numbers.setdefault(definition, set()).add(number)
+        numbers = self._numbers.setdefault(definition, set())
+        numbers.add(number)
+        if len(numbers) > 1:
+            self._doubled.add(definition)
 
     def _unlist(self, number, definition):
         self._numbers[definition].discard(number)
@@ -266,6 +284,8 @@ class Classes:
         number = self._number.pop(address, None)
         if number is not None:
             self._addresses[number].discard(address)
+            if not self._addresses[number]:
+                self._emptied.add(number)
 
     def _drop(self, number):
         self._unlist(number, self._definition.pop(number))
@@ -275,7 +295,3 @@ class Classes:
 def counter(first: int = entities.FIRST_CLASS) -> Callable[[], int]:
     """An allocator of numbers that keeps nothing; for tests and traces."""
     return functools.partial(next, itertools.count(first))
-
-
-def _order(definition):
-    return (-definition.entity, sorted(definition.selectors))

@@ -1,0 +1,238 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Which selectors match which pods, kept up to date by what changes.
+
+Both sides are indexed by labels: a pod finds the selectors that may match
+it, a new selector finds the pods. So a change costs what it touches, not
+the size of the cluster.
+"""
+
+import collections
+import dataclasses
+from typing import Iterable, Mapping, NamedTuple
+
+from kuryr_cilium.policy import labels
+from kuryr_cilium.policy import selectors
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Matcher:
+    """A selector in use.
+
+    :ivar uids: UIDs of the pods that it matches.
+    :ivar uses: how often it was watched.
+    """
+
+    selector: selectors.Pods
+    id: str
+    uids: set[str] = dataclasses.field(default_factory=set)
+    uses: int = 0
+
+
+class Flip(NamedTuple):
+    """A pod that a selector matches from now on, or no more."""
+
+    matcher: Matcher
+    uid: str
+    matches: bool
+
+
+class Index:
+    """Pods, namespaces and selectors."""
+
+    def __init__(self):
+        # uid -> (namespace, labels)
+        self._pods: dict[str, tuple[str, dict[str, str]]] = {}
+        self._of: dict[str, set[Matcher]] = {}
+        self._namespaces: dict[str, dict[str, str]] = {}
+        self._matchers: dict[str, Matcher] = {}
+        # (namespace, anchor) -> UIDs; the anchor None is every pod.
+        self._by_anchor: dict[tuple, set[str]] = {}
+        # (namespace or None, anchor) -> matchers that may match there.
+        self._watching: dict[tuple, set[Matcher]] = {}
+        # Selector of namespaces -> matchers that use it.
+        self._by_namespaces: dict[labels.LabelSelector, set[Matcher]] = {}
+        self._populated: collections.Counter[str] = collections.Counter()
+
+    def watch(self, selector: selectors.Pods) -> Matcher:
+        """Keep what a selector matches, until as many calls of unwatch."""
+        matcher = self._matchers.get(selector.id)
+        if matcher is None:
+            matcher = Matcher(selector, selector.id)
+            self._matchers[matcher.id] = matcher
+            for key in _watched(selector):
+                self._watching.setdefault(key, set()).add(matcher)
+            if selector.namespace is None:
+                self._by_namespaces.setdefault(
+                    selector.namespaces, set()).add(matcher)
+            for uid in self._candidates(selector):
+                if self._matches(selector, *self._pods[uid]):
+                    matcher.uids.add(uid)
+                    self._of[uid].add(matcher)
+        matcher.uses += 1
+        return matcher
+
+    def unwatch(self, selector: selectors.Pods) -> bool:
+        """Undo one watch.
+
+        :returns: True if the selector is still watched by others.
+        """
+        matcher = self._matchers[selector.id]
+        matcher.uses -= 1
+        if matcher.uses:
+            return True
+        del self._matchers[matcher.id]
+        for key in _watched(selector):
+            _discard(self._watching, key, matcher)
+        if selector.namespace is None:
+            _discard(self._by_namespaces, selector.namespaces, matcher)
+        for uid in matcher.uids:
+            self._of[uid].discard(matcher)
+        return False
+
+    def matcher(self, selector_id: str) -> Matcher:
+        """What a selector that is watched matches."""
+        return self._matchers[selector_id]
+
+    def matchers(self, uid: str) -> Iterable[Matcher]:
+        """All selectors that match a pod."""
+        return self._of.get(uid, ())
+
+    def set_pod(self, uid: str, namespace: str,
+                pod_labels: Mapping[str, str]) -> list[Flip]:
+        """A pod is new, or has other labels."""
+        pod = (namespace, dict(pod_labels))
+        old = self._pods.get(uid)
+        if old == pod:
+            return []
+        if old is not None:
+            self._unlist(uid, old)
+        self._pods[uid] = pod
+        for anchor in _anchors(pod[1]):
+            self._by_anchor.setdefault((namespace, anchor), set()).add(uid)
+        self._populated[namespace] += 1
+        before = self._of.get(uid, set())
+        now = {matcher
+               for place in (namespace, None) for anchor in _anchors(pod[1])
+               for matcher in self._watching.get((place, anchor), ())
+               if self._matches(matcher.selector, *pod)}
+        self._of[uid] = now
+        return self._flip(uid, before - now, now - before)
+
+    def delete_pod(self, uid: str) -> list[Flip]:
+        """A pod is gone. Idempotent."""
+        pod = self._pods.pop(uid, None)
+        if pod is None:
+            return []
+        self._unlist(uid, pod)
+        return self._flip(uid, self._of.pop(uid), ())
+
+    def set_namespace(self, name: str,
+                      namespace_labels: Mapping[str, str]) -> list[Flip]:
+        """A namespace is new, or has other labels."""
+        before = self._labels(name)
+        self._namespaces[name] = {labels.NAMESPACE_NAME: name,
+                                  **namespace_labels}
+        return self._relabelled(name, before)
+
+    def delete_namespace(self, name: str) -> list[Flip]:
+        """A namespace is gone. Idempotent.
+
+        Pods left in it are still in a namespace of that name.
+        """
+        before = self._labels(name)
+        self._namespaces.pop(name, None)
+        return self._relabelled(name, before)
+
+    def _relabelled(self, name, before):
+        now = self._labels(name)
+        flips = []
+        if now == before or name not in self._populated:
+            return flips
+        for selector, matchers in self._by_namespaces.items():
+            matches = labels.matches(selector, now)
+            if matches == labels.matches(selector, before):
+                continue
+            for matcher in matchers:
+                for uid in self._anchored(name, matcher.selector.pods):
+                    if labels.matches(matcher.selector.pods,
+                                      self._pods[uid][1]):
+                        flips.append(Flip(matcher, uid, matches))
+        for flip in flips:
+            if flip.matches:
+                flip.matcher.uids.add(flip.uid)
+                self._of[flip.uid].add(flip.matcher)
+            else:
+                flip.matcher.uids.discard(flip.uid)
+                self._of[flip.uid].discard(flip.matcher)
+        return flips
+
+    def _labels(self, namespace):
+        return self._namespaces.get(namespace) or {
+            labels.NAMESPACE_NAME: namespace}
+
+    def _matches(self, selector, namespace, pod_labels):
+        return selector.matches(namespace, self._labels(namespace),
+                                pod_labels)
+
+    def _candidates(self, selector):
+        if selector.namespace is not None:
+            namespaces = (selector.namespace,)
+        else:
+            namespaces = [
+                name for name in self._populated
+                if labels.matches(selector.namespaces, self._labels(name))]
+        for name in namespaces:
+            yield from self._anchored(name, selector.pods)
+
+    def _anchored(self, namespace, selector):
+        """UIDs in a namespace that a label selector may match."""
+        found: set[str] = set()
+        for anchor in labels.anchors(selector) or (None,):
+            found |= self._by_anchor.get((namespace, anchor), set())
+        return found
+
+    def _unlist(self, uid, pod):
+        namespace, pod_labels = pod
+        for anchor in _anchors(pod_labels):
+            _discard(self._by_anchor, (namespace, anchor), uid)
+        self._populated[namespace] -= 1
+        if not self._populated[namespace]:
+            del self._populated[namespace]
+
+    def _flip(self, uid, lost, gained):
+        for matcher in lost:
+            matcher.uids.discard(uid)
+        for matcher in gained:
+            matcher.uids.add(uid)
+        return ([Flip(matcher, uid, False) for matcher in lost] +
+                [Flip(matcher, uid, True) for matcher in gained])
+
+
+def _anchors(pod_labels):
+    """The keys under which a pod is found (see labels.anchors)."""
+    yield None
+    yield from pod_labels
+    yield from pod_labels.items()
+
+
+def _watched(selector):
+    for anchor in labels.anchors(selector.pods) or (None,):
+        yield selector.namespace, anchor
+
+
+def _discard(sets, key, item):
+    found = sets[key]
+    found.discard(item)
+    if not found:
+        del sets[key]

@@ -1,0 +1,168 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The rulesets that endpoints are judged by, and where they are needed.
+
+Endpoints that the same policies select are judged by the same combination
+of policies; combinations of equal content are one ruleset.
+"""
+
+import collections
+import dataclasses
+from typing import Iterable, Mapping, Optional
+
+from kuryr_cilium.policy import model
+from kuryr_cilium.policy import normal
+from kuryr_cilium.policy import rulesets
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Version:
+    """A policy as it was set once; compared by identity."""
+
+    policy: normal.Policy
+
+
+#: What judges one direction of an endpoint.
+Combination = tuple[model.Direction, frozenset[Version]]
+
+
+def combination(direction: model.Direction,
+                versions: Iterable[Version]) -> Combination:
+    """The policies that have a say in a direction."""
+    return direction, frozenset(version for version in versions
+                                if direction in version.policy.isolates)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _RuleSet:
+    """A ruleset in use.
+
+    :ivar peers: ids of the selectors that it names.
+    :ivar names: the names of its groups, by the combination they are from.
+    :ivar hosts: how many endpoints' directions use it, by node.
+    """
+
+    ruleset: model.RuleSet
+    peers: frozenset[str]
+    names: dict[Combination, tuple[tuple[str, ...], ...]]
+    hosts: collections.Counter
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Made:
+    """What a combination makes, and how many use it."""
+
+    ruleset: Optional[model.RuleSet]
+    uses: int = 0
+
+
+class InUse:
+    """Counts who uses which ruleset."""
+
+    def __init__(self):
+        self._made: dict[Combination, _Made] = {}
+        self._rulesets: dict[str, _RuleSet] = {}
+        # Selector id -> rulesets that name it.
+        self._naming: dict[str, set[str]] = {}
+
+    def join(self, combination: Combination, host: str,
+             changed: set[str]) -> str:
+        """One more endpoint of a node is judged by a combination.
+
+        :param changed: takes up the ids of rulesets that are new or have
+            other names now.
+        :returns: id of the ruleset.
+        """
+        made = self._made.get(combination)
+        if made is None:
+            direction, versions = combination
+            made = _Made(rulesets.build(
+                direction, [version.policy for version in versions]))
+            self._made[combination] = made
+        made.uses += 1
+        if made.ruleset is None:
+            return model.ALLOW_ALL
+        used = self._rulesets.get(made.ruleset.id)
+        if used is None:
+            used = self._add(made.ruleset)
+            changed.add(made.ruleset.id)
+        used.hosts[host] += 1
+        if combination not in used.names:
+            used.names[combination] = made.ruleset.names
+            self._rename(used, changed)
+        return made.ruleset.id
+
+    def leave(self, combination: Combination, host: str,
+              changed: set[str]) -> None:
+        """Undo one join.
+
+        :param changed: as in join, of those that are gone too.
+        """
+        made = self._made[combination]
+        made.uses -= 1
+        if not made.uses:
+            del self._made[combination]
+        if made.ruleset is None:
+            return
+        used = self._rulesets[made.ruleset.id]
+        used.hosts[host] -= 1
+        if not used.hosts[host]:
+            del used.hosts[host]
+        if not used.hosts:
+            self._remove(used)
+            changed.add(made.ruleset.id)
+        elif not made.uses:
+            del used.names[combination]
+            self._rename(used, changed)
+
+    def get(self, ruleset_id: str) -> Optional[model.RuleSet]:
+        """A ruleset; None for ALLOW_ALL and for what is not in use."""
+        used = self._rulesets.get(ruleset_id)
+        return used.ruleset if used else None
+
+    def peers(self, ruleset_id: str) -> frozenset[str]:
+        """Ids of the selectors that a ruleset in use names."""
+        return self._rulesets[ruleset_id].peers
+
+    def hosts(self, ruleset_id: str) -> Mapping[str, int]:
+        """Nodes where a ruleset is used."""
+        used = self._rulesets.get(ruleset_id)
+        return used.hosts if used else {}
+
+    def naming(self, selector_id: str) -> Iterable[str]:
+        """Ids of the rulesets that name a selector."""
+        return self._naming.get(selector_id, ())
+
+    def _add(self, ruleset):
+        peers = frozenset(peer for group in ruleset.groups
+                          for peer in group.peers or ())
+        used = _RuleSet(ruleset, peers, {}, collections.Counter())
+        self._rulesets[ruleset.id] = used
+        for selector_id in peers:
+            self._naming.setdefault(selector_id, set()).add(ruleset.id)
+        return used
+
+    def _remove(self, used):
+        del self._rulesets[used.ruleset.id]
+        for selector_id in used.peers:
+            naming = self._naming[selector_id]
+            naming.discard(used.ruleset.id)
+            if not naming:
+                del self._naming[selector_id]
+
+    def _rename(self, used, changed):
+        names = tuple(tuple(sorted(set().union(*group)))
+                      for group in zip(*used.names.values()))
+        if names != used.ruleset.names:
+            used.ruleset = dataclasses.replace(used.ruleset, names=names)
+            changed.add(used.ruleset.id)
