@@ -1,0 +1,181 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the benchmarks ask of the lab: pods, nodes, the API server."""
+
+import base64
+import contextlib
+import json
+import os
+import pathlib
+import ssl
+import http.client
+import subprocess
+import time
+import urllib.parse
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COMMAND = str(ROOT / 'tools' / 'lab' / 'lab')
+CACHE = pathlib.Path(os.environ.get(
+    'KURYR_CILIUM_CACHE', os.path.expanduser('~/.cache/kuryr-cilium')))
+IMAGE = 'localhost/agnhost:1'
+NAMESPACE = 'kuryr-cilium-bench'
+
+
+def say(text, *args):
+    print(text % args, flush=True)
+
+
+def command(*args, **kwargs):
+    """Run a command; what it prints is returned, a failure raises."""
+    return subprocess.run(args, check=True, text=True,
+                          stdout=subprocess.PIPE, **kwargs).stdout
+
+
+def on_node(node, *args):
+    """Run a command within a node of the lab."""
+    return command(COMMAND, 'shell', node, '--', *args)
+
+
+def loadgen():
+    """Path of the load generator, built if its source has changed."""
+    source = ROOT / 'benchmarks' / 'loadgen.c'
+    binary = CACHE / 'bin' / 'loadgen'
+    if (not binary.exists()
+            or binary.stat().st_mtime < source.stat().st_mtime):
+        command('gcc', '-Wall', '-Wextra', '-Werror', '-O2', '-static',
+                '-pthread', '-o', str(binary), str(source))
+    return str(binary)
+
+
+class API:
+    """The least client of the API server that can time what it asks."""
+
+    def __init__(self):
+        with open(os.environ['KUBECONFIG']) as stream:
+            config = yaml.safe_load(stream)
+        cluster = config['clusters'][0]['cluster']
+        user = config['users'][0]['user']
+        self.address = urllib.parse.urlparse(cluster['server'])
+        self.context = ssl.create_default_context()
+        if 'certificate-authority' in cluster:
+            self.context.load_verify_locations(
+                cluster['certificate-authority'])
+        else:
+            self.context.load_verify_locations(cadata=base64.b64decode(
+                cluster['certificate-authority-data']).decode())
+        self.headers = {'Content-Type': 'application/json'}
+        if 'token' in user:
+            self.headers['Authorization'] = 'Bearer ' + user['token']
+        elif 'client-certificate' in user:
+            self.context.load_cert_chain(user['client-certificate'],
+                                         user['client-key'])
+        self.connection = self.connect()
+
+    def connect(self):
+        return http.client.HTTPSConnection(
+            self.address.hostname, self.address.port, context=self.context,
+            timeout=60)
+
+    def request(self, method, path, body=None, fine=()):
+        self.connection.request(method, path,
+                                json.dumps(body) if body else None,
+                                self.headers)
+        answer = self.connection.getresponse()
+        data = json.loads(answer.read())
+        if answer.status >= 300 and answer.status not in fine:
+            raise RuntimeError('%s %s: %s' % (method, path,
+                                              data.get('message')))
+        return data
+
+    def watch(self, path):
+        """The objects of a watch, one after the other."""
+        connection = self.connect()
+        connection.request('GET', path, headers=self.headers)
+        stream = connection.getresponse()
+        try:
+            for line in stream:
+                event = json.loads(line)
+                yield event['type'], event['object']
+        finally:
+            connection.close()
+
+
+@contextlib.contextmanager
+def namespace(api):
+    """A namespace of our own that is gone afterwards."""
+    path = '/api/v1/namespaces/' + NAMESPACE
+    with_pods = path + '/pods'
+    api.request('POST', '/api/v1/namespaces',
+                {'metadata': {'name': NAMESPACE}}, fine=(409,))
+    try:
+        yield NAMESPACE
+    finally:
+        api.request('DELETE', with_pods + '?gracePeriodSeconds=0')
+        api.request('DELETE', path)
+        deadline = time.monotonic() + 60
+        while (api.request('GET', path, fine=(404,)).get('code') != 404
+               and time.monotonic() < deadline):
+            time.sleep(0.2)
+
+
+def pod(name, node=None, labels=None):
+    """A pod that waits, without a service account."""
+    spec = {
+        'terminationGracePeriodSeconds': 0,
+        'automountServiceAccountToken': False,
+        'containers': [{'name': 'main', 'image': IMAGE, 'args': ['pause']}],
+    }
+    if node:
+        spec['nodeSelector'] = {'kubernetes.io/hostname': node}
+    return {'apiVersion': 'v1', 'kind': 'Pod',
+            'metadata': {'name': name, 'labels': labels or {}}, 'spec': spec}
+
+
+def start(api, body):
+    """Create a pod and wait until it is ready.
+
+    :returns: the pod, and the seconds from the request to Ready.
+    """
+    pods = '/api/v1/namespaces/%s/pods' % NAMESPACE
+    begin = time.monotonic()
+    made = api.request('POST', pods, body)
+    query = urllib.parse.urlencode({
+        'watch': 1, 'timeoutSeconds': 60,
+        'fieldSelector': 'metadata.name=' + body['metadata']['name'],
+        'resourceVersion': made['metadata']['resourceVersion']})
+    for _, seen in api.watch(pods + '?' + query):
+        conditions = {c['type']: c['status']
+                      for c in seen['status'].get('conditions', ())}
+        if conditions.get('Ready') == 'True':
+            return seen, time.monotonic() - begin
+    raise RuntimeError('pod %s was not ready within 60 s'
+                       % body['metadata']['name'])
+
+
+def stop(api, name):
+    """Delete a pod and wait until it is gone from the API."""
+    path = '/api/v1/namespaces/%s/pods/%s' % (NAMESPACE, name)
+    api.request('DELETE', path + '?gracePeriodSeconds=0', fine=(404,))
+    deadline = time.monotonic() + 60
+    while api.request('GET', path, fine=(404,)).get('code') != 404:
+        if time.monotonic() > deadline:
+            raise RuntimeError('pod %s is still there after 60 s' % name)
+        time.sleep(0.05)
+
+
+def percentile(values, part):
+    """The value below which that part (0 to 1) of the values lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
