@@ -115,10 +115,6 @@ class StoreError(KuryrCiliumException):
     message = 'Cannot write %(path)s: %(reason)s'
 
 
-class ViewInvalid(KuryrCiliumException):
-    message = 'The view could not be used: %(reason)s'
-
-
 class AlreadyRunning(KuryrCiliumException):
     message = ('Another kuryr-cilium-agent holds %(path)s (process %(pid)s): '
                'stop it first, or set [agent] run_dir to a folder of this '

@@ -12,6 +12,7 @@
 
 """Options of the agent."""
 
+import os
 import socket
 
 from oslo_config import cfg
@@ -22,12 +23,13 @@ GROUP = cfg.OptGroup(
 
 OPTS = [
     cfg.StrOpt(
-        'host', default=socket.gethostname(), sample_default='node-1',
+        'host', sample_default='node-1',
+        default=os.environ.get('KURYR_CILIUM_HOST') or socket.gethostname(),
         help='Name of this node as Kubernetes knows it (metadata.name of '
              'the Node) and as Neutron knows it (external_ids:hostname in '
              'Open_vSwitch, or the agent\'s host). All three have to agree: '
              'where "kubectl get nodes" shows another name than "hostname", '
-             'set this option.'),
+             'set this option (or KURYR_CILIUM_HOST in the environment).'),
     cfg.ListOpt(
         'node_ips', default=[], item_type=cfg.types.IPAddress(),
         sample_default='192.0.2.11,2001:db8::11',
