@@ -36,14 +36,8 @@ _ENDPOINT_TEXTS = ('uid', 'namespace', 'name', 'host', 'vif_id', 'mac',
                    'network_id', 'ingress', 'egress')
 
 
-def key(obj: typing.Union[Object, dict]) -> str:
-    """``selector:ID``, ``ruleset:ID`` or ``endpoint:UID``.
-
-    :param obj: an object or the wire form of one.
-    """
-    if isinstance(obj, dict):
-        kind = _kind(obj)
-        return '%s:%s' % (kind, _text(obj, _KINDS[kind].identity))
+def key(obj: Object) -> str:
+    """``selector:ID``, ``ruleset:ID`` or ``endpoint:UID``."""
     kind = _kind_of(obj)
     return '%s:%s' % (kind, getattr(obj, _KINDS[kind].identity))
 

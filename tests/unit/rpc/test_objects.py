@@ -123,11 +123,6 @@ class KeyTestCase(base.TestCase):
         for obj, key in ((SELECTOR, 'selector:s1'), (RULESET, 'ruleset:r1'),
                          (ENDPOINT, 'endpoint:u1')):
             self.assertEqual(key, objects.key(obj))
-            self.assertEqual(key, objects.key(objects.dump(obj)))
-
-    def test_key_of_what_is_no_object(self):
-        self.assertRaises(exceptions.InvalidWireObject, objects.key,
-                          {'kind': 'odd'})
 
 
 class DigestTestCase(base.TestCase):
