@@ -1,0 +1,219 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Properties of the order of writes."""
+
+from unittest import mock
+
+import hypothesis
+from hypothesis import strategies as st
+
+from kuryr_cilium.datapath.bpf import plan
+from kuryr_cilium.datapath.bpf import rows
+from kuryr_cilium.policy import compile as compiler
+from kuryr_cilium.policy import model
+from tests import base
+from tests.unit.datapath import sim
+
+ADDRESSES = ('10.9.0.1', '10.9.0.2', '10.9.0.3', '10.9.0.4', 'fd09::1',
+             'fd09::2')
+NODES = ('192.0.2.1', '10.9.0.4')
+PEERS = (*ADDRESSES, '192.0.2.1', '198.51.100.1')
+SELECTORS = ('a', 'b', 'c', 'd')
+UIDS = ('u1', 'u2', 'u3')
+PROBES = ((6, 80), (6, 443), (17, 80), (1, 8 << 8))
+
+PORTS = (None, frozenset((model.PortRange(6, 80, 80),)),
+         frozenset((model.PortRange(6),)),
+         frozenset((model.PortRange(6, 64, 500),
+                    model.PortRange(17, 80, 80))),
+         frozenset((model.PortRange(0),)))
+
+
+@st.composite
+def groups(draw):
+    drawn = draw(st.lists(st.builds(
+        model.RuleGroup,
+        tier=st.sampled_from(model.Tier), priority=st.just(0),
+        verdict=st.sampled_from(model.Verdict),
+        peers=st.none() | st.frozensets(
+            st.sampled_from((*SELECTORS, 'entity:host')), min_size=1,
+            max_size=2),
+        ports=st.sampled_from(PORTS)), max_size=6))
+    return tuple(sorted(drawn, key=lambda group: group.tier))
+
+
+@st.composite
+def catalogues(draw):
+    """Every ruleset there ever is: an id is the hash of a content."""
+    return [draw(groups()) for _ in range(4)]
+
+
+@st.composite
+def views(draw, catalogue):
+    names = ['r%d' % place for place in range(len(catalogue))]
+    choice = st.sampled_from(
+        [*names, model.ALLOW_ALL, model.DENY_ALL])
+    judged = draw(st.dictionaries(
+        st.sampled_from(UIDS), st.tuples(choice, choice)))
+    memberships = {
+        name: draw(st.frozensets(st.sampled_from(ADDRESSES)))
+        for name in SELECTORS}
+    return sim.make_view(
+        memberships,
+        {model.Direction.INGRESS: dict(zip(names, catalogue))}, judged)
+
+
+@st.composite
+def histories(draw):
+    catalogue = draw(catalogues())
+    return draw(st.lists(st.tuples(
+        views(catalogue), st.sets(st.sampled_from(UIDS)),
+        st.sampled_from((NODES, NODES[:1]))), min_size=1, max_size=4))
+
+
+def locals_for(active):
+    return {place: sim.make_local(place, uid, uid in active)
+            for place, uid in enumerate(UIDS, 1)}
+
+
+def allowed_verdicts(old, new, uid, direction, peer, protocol, port):
+    """Verdicts before, in the middle (new members, old rulesets), after."""
+    found = set()
+    for view, members, nodes, active in (
+            old, (old[0], {**old[1], **{
+                name: new[1][name] for name in named(new[0])}},
+                new[2], old[3]), new):
+        endpoint = view and view.endpoints.get(uid)
+        if endpoint is None or uid not in active:
+            found.add('deny')
+        else:
+            found.add(sim.verdict(
+                view, members, nodes, getattr(endpoint, direction), peer,
+                protocol, port))
+    return found
+
+
+def named(view):
+    return {name for endpoint in view.endpoints.values()
+            for ruleset in (endpoint.ingress, endpoint.egress)
+            if ruleset in view.rulesets
+            for group in view.rulesets[ruleset].groups
+            for name in group.peers or () if name in view.selectors}
+
+
+EMPTY = (None, {name: frozenset() for name in SELECTORS}, (), frozenset())
+
+
+class TestOrder(base.TestCase):
+
+    def play(self, history, check, page_bits):
+        with mock.patch.object(compiler, 'PAGE_BITS', page_bits):
+            planner = plan.Planner(sim.allocator())
+            maps = sim.Maps()
+            old = EMPTY
+            for view, active, nodes in history:
+                new = (view, sim.members_of(view), nodes, active)
+                planned = planner.plan(view, locals_for(active), nodes)
+                segments = sim.run(maps, planned)
+                check(segments, old, new)
+                self.assertEqual(planner.tables(), maps.rows)
+                old = new
+            return planner, maps
+
+    @hypothesis.settings(deadline=None, max_examples=150)
+    @hypothesis.given(histories(), st.randoms(use_true_random=False),
+                      st.sampled_from((2, 256)))
+    def test_verdict_is_of_before_or_after(self, history, random, page_bits):
+        def check(segments, old, new):
+            for states in segments:
+                for _ in range(60):
+                    self.check_packet(states, old, new, random)
+
+        self.play(history, check, page_bits)
+
+    def check_packet(self, states, old, new, random):
+        number = random.choice(range(1, len(UIDS) + 1))
+        direction = random.choice(('ingress', 'egress'))
+        peer = random.choice(PEERS)
+        protocol, port = random.choice(PROBES)
+        now = random.randrange(len(states))
+        slow = random.choice((True, True, False))
+
+        def at():
+            nonlocal now
+            if slow and random.random() < .5:
+                now = random.randrange(now, len(states))
+            return states[now]
+
+        verdict = sim.read(at, number, direction, peer, protocol, port)
+        self.assertIn(verdict, allowed_verdicts(
+            old, new, UIDS[number - 1], direction, peer, protocol, port))
+
+    @hypothesis.settings(deadline=None, max_examples=100)
+    @hypothesis.given(histories(), st.sampled_from((2, 256)))
+    def test_ends_as_if_built_from_nothing(self, history, page_bits):
+        _, maps = self.play(history, lambda *args: None, page_bits)
+        _, fresh = self.play(history[-1:], lambda *args: None, page_bits)
+        view, active, nodes = history[-1]
+        new = (view, sim.members_of(view), nodes, active)
+        for kind in (rows.ADDR, rows.LOCAL, rows.ENDPOINT):
+            self.assertEqual(keys(fresh, kind), keys(maps, kind))
+        for kind in (rows.GROUP, rows.PORT):
+            self.assertEqual(len(keys(fresh, kind)), len(keys(maps, kind)))
+        with mock.patch.object(compiler, 'PAGE_BITS', page_bits):
+            for number, uid in enumerate(UIDS, 1):
+                for direction in ('ingress', 'egress'):
+                    for peer in PEERS:
+                        for probe in PROBES:
+                            self.assertEqual(
+                                allowed_verdicts(new, new, uid, direction,
+                                                 peer, *probe),
+                                {sim.read(lambda: maps, number, direction,
+                                          peer, *probe)})
+
+    @hypothesis.settings(deadline=None, max_examples=100)
+    @hypothesis.given(histories())
+    def test_what_changes_is_judged_again(self, history):
+        def check(segments, old, new):
+            before, after = segments[0][0], segments[-1][-1]
+            for number, uid in enumerate(UIDS, 1):
+                if uid not in old[3] or uid not in new[3]:
+                    continue
+                for direction in ('ingress', 'egress'):
+                    for peer in PEERS:
+                        one, two = (
+                            sim.read(lambda: maps, number, direction, peer,
+                                     6, 80) for maps in (before, after))
+                        if one != two:
+                            self.assertLess(before.epoch, after.epoch)
+            if old[:3] == new[:3] and old[3] <= new[3]:
+                self.assertEqual(before.epoch, after.epoch)
+
+        self.play(history, check, 256)
+
+    def test_same_view_again_writes_nothing(self):
+        view = sim.make_view(
+            {'a': ADDRESSES[:2]},
+            {model.Direction.INGRESS: {'r0': (model.RuleGroup(
+                model.Tier.NETWORK_POLICY, 0, model.Verdict.ALLOW,
+                frozenset('a')),)}}, {'u1': ('r0', model.ALLOW_ALL)})
+        planner = plan.Planner(sim.allocator())
+        planner.plan(view, locals_for(UIDS), NODES)
+        self.assertEqual((), planner.plan(
+            view, locals_for(UIDS), NODES).steps)
+
+
+def keys(maps, table):
+    """Keys without numbers that depend on history."""
+    return {getattr(key, 'address', key)
+            for name, key in maps.rows if name == table}
