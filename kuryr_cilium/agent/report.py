@@ -38,15 +38,19 @@ class Reporter:
     :param client: an rpc.client.LeaderClient.
     :param plugged: callable that returns the ids of the Neutron ports that
         are plugged on this node; it may raise.
+    :param holds: whether a port is (being) plugged here: a sandbox that was
+        made anew has the port of the one that went.
     :param interval: seconds between two lists.
     """
 
     def __init__(self, host: str, client,
                  plugged: Callable[[], Iterable[str]],
+                 holds: Callable[[str], bool],
                  interval: float = 60.0):
         self._host = host
         self._client = client
         self._plugged = plugged
+        self._holds = holds
         self._interval = interval
         self._waiting: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -117,7 +121,10 @@ class Reporter:
             self._client.plugged(self._host, list(self._plugged()))
             self._due = time.monotonic() + self._interval
         with self._lock:
+            for vif_id in [v for v in self._waiting if self._holds(v)]:
+                del self._waiting[vif_id]
             batch = dict(self._waiting)
+            metrics.RELEASES_WAITING.set(len(batch))
         if not batch:
             return
         self._client.released(self._host, [

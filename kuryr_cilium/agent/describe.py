@@ -1,0 +1,130 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the local API says, from the records and the view. Pure."""
+
+import json
+from typing import Iterable, Mapping, Optional
+
+from kuryr_cilium.policy import model
+from kuryr_cilium import vif as kc_vif
+
+
+def endpoints(records: Iterable, view: Optional[model.View],
+              denied: Mapping[str, str]) -> list[dict]:
+    """The node's endpoints: what is plugged and what judges it.
+
+    :param records: of the endpoint store.
+    :param denied: pod UID -> why its endpoint denies everything.
+    """
+    found = []
+    for record in sorted(records, key=lambda r: (r.pod, r.container_id)):
+        facts = kc_vif.facts(record.vif)
+        endpoint = view.endpoints.get(record.uid) if view else None
+        if endpoint is not None and endpoint.vif_id != facts.vif_id:
+            endpoint = None
+        found.append({
+            'namespace': record.namespace,
+            'name': record.name,
+            'uid': record.uid,
+            'state': record.state,
+            'container_id': record.container_id,
+            'interface': record.ifname,
+            'netns': record.netns,
+            'port_id': facts.vif_id,
+            'network_id': facts.network_id,
+            'mac': facts.mac,
+            'addresses': list(facts.addresses),
+            'ingress': _side(endpoint, 'ingress', view, denied),
+            'egress': _side(endpoint, 'egress', view, denied),
+            'fastpath': endpoint.fastpath if endpoint else False,
+        })
+    return found
+
+
+def policies(view: Optional[model.View]) -> list[dict]:
+    """The rulesets of the view, with the policies they were made of."""
+    if view is None:
+        return []
+    found = []
+    for ruleset in view.rulesets.values():
+        found.append({
+            'ruleset': ruleset.id,
+            'direction': ruleset.direction.value,
+            'policies': _policies(ruleset),
+            'endpoints': sorted(
+                f'{e.namespace}/{e.name}' for e in view.endpoints.values()
+                if ruleset.id in (e.ingress, e.egress)),
+            'rules': [_rule(group, view) for group in ruleset.groups],
+        })
+    return sorted(found, key=lambda r: (r['policies'], r['direction'],
+                                        r['ruleset']))
+
+
+def _side(endpoint, direction, view, denied):
+    """What judges one direction of an endpoint."""
+    if endpoint is None:
+        return {'ruleset': None, 'verdict': 'drop',
+                'why': 'it is not in the policy view', 'policies': []}
+    if endpoint.uid in denied:
+        return {'ruleset': model.DENY_ALL, 'verdict': 'deny all',
+                'why': denied[endpoint.uid], 'policies': []}
+    identity = getattr(endpoint, direction)
+    if identity == model.ALLOW_ALL:
+        verdict, names = 'allow all', []
+    elif identity == model.DENY_ALL:
+        verdict, names = 'deny all', []
+    else:
+        ruleset = view.rulesets[identity]
+        verdict, names = 'by policy', _policies(ruleset)
+    return {'ruleset': identity, 'verdict': verdict, 'why': '',
+            'policies': names}
+
+
+def _policies(ruleset):
+    return sorted({name for names in ruleset.names for name in names})
+
+
+def _rule(group, view):
+    if group.peers is None:
+        peers = ['anything']
+    else:
+        peers = [_peer(view.selectors[peer]) for peer in sorted(group.peers)]
+    if group.ports is None:
+        ports = ['any']
+    else:
+        ports = [_port(port) for port in sorted(group.ports)]
+    return {'tier': group.tier.name.lower(), 'verdict': group.verdict.value,
+            'peers': peers, 'ports': ports}
+
+
+def _peer(selector):
+    members = len(selector.members)
+    return '%s (%d %s)' % (_compact(selector.definition), members,
+                           'member' if members == 1 else 'members')
+
+
+def _compact(definition):
+    try:
+        return json.dumps(json.loads(definition), separators=(',', ':'))
+    except ValueError:
+        return definition
+
+
+def _port(port):
+    name = next((name for name, number in model.PROTOCOLS.items()
+                 if number == port.protocol), str(port.protocol or 'any'))
+    if (port.first, port.last) == (0, 65535):
+        return name
+    if port.first == port.last:
+        return f'{name}/{port.first}'
+    return f'{name}/{port.first}-{port.last}'
