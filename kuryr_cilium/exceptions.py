@@ -127,6 +127,15 @@ class AgentUnreachable(KuryrCiliumException):
                'command run as root with the same --config-file?')
 
 
+class AgentRefused(KuryrCiliumException):
+    message = ('The agent answered %(path)s with %(status)s: %(reason)s. Are '
+               'agent and CLI of the same release?')
+
+
+class NotFound(KuryrCiliumException):
+    message = '%(what)s is not on this node; see "%(command)s".'
+
+
 class RuleSetTooLarge(KuryrCiliumException):
     message = ('Ruleset %(ruleset)s has %(count)d %(what)s and may have '
                '%(limit)d: its endpoints deny everything. Merge rules of the '

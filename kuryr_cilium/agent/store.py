@@ -148,7 +148,7 @@ class Store:
 
     def _load(self, file):
         try:
-            record = _parse(file.read_bytes())
+            record = parse(file.read_bytes())
         except (OSError, ValueError, KeyError, TypeError,
                 exceptions.InvalidVIF) as error:
             aside = durable.set_aside(file)
@@ -166,7 +166,11 @@ def _vif_id(text):
     return kc_vif.facts(text).vif_id
 
 
-def _parse(data):
+def parse(data: bytes) -> Record:
+    """The record in a file.
+
+    :raises: ValueError, KeyError, TypeError, exceptions.InvalidVIF
+    """
     fields = json.loads(data)
     if not isinstance(fields, dict):
         raise ValueError('it is not a JSON object')

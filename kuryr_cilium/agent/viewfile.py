@@ -79,14 +79,7 @@ class ViewFile:
                       {'path': self._path, 'error': error})
             return None
         try:
-            fields = json.loads(data)
-            if fields['version'] != _VERSION:
-                raise ValueError('version %r is not known' %
-                                 (fields['version'],))
-            return Saved(int(fields['epoch']), {
-                objects.key(entry['object']): view.Held(
-                    objects.load(entry['object']), entry['digest'])
-                for entry in fields['objects']})
+            return parse(data)
         except (ValueError, KeyError, TypeError, AttributeError,
                 exceptions.InvalidWireObject) as error:
             aside = durable.set_aside(self._path)
@@ -95,3 +88,18 @@ class ViewFile:
                       'a view, pods without a pinned datapath are denied.',
                       {'path': self._path, 'error': error, 'aside': aside})
             return None
+
+
+def parse(data: bytes) -> Saved:
+    """The view in a file.
+
+    :raises: ValueError, KeyError, TypeError, AttributeError,
+        exceptions.InvalidWireObject
+    """
+    fields = json.loads(data)
+    if fields['version'] != _VERSION:
+        raise ValueError('version %r is not known' % (fields['version'],))
+    return Saved(int(fields['epoch']), {
+        objects.key(entry['object']): view.Held(
+            objects.load(entry['object']), entry['digest'])
+        for entry in fields['objects']})

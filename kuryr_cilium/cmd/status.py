@@ -1,0 +1,30 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""kuryr-cilium-status: checks before an installation or an upgrade."""
+
+import sys
+
+from oslo_upgradecheck import upgradecheck
+
+from kuryr_cilium.cli import upgradecheck as checks
+from kuryr_cilium import conf
+
+
+def main(argv=None):
+    return upgradecheck.main(
+        conf.CONF, 'kuryr-cilium', checks.Checks(conf.CONF),
+        argv=sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
