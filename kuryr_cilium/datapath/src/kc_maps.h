@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What programs and agent share: maps, keys, values, numbers.
+ *
+ * Maps are pinned with the version of their layout in the name: a change of a
+ * layout is a new map. datapath/bpf/layout.py mirrors this file; a unit test
+ * compares both through BTF. Numbers of reasons never change.
+ *
+ * Addresses are 16 bytes everywhere, IPv4 as ::ffff:a.b.c.d. Numbers are in
+ * the host's byte order unless their type is __be*.
+ */
+#ifndef KC_MAPS_H
+#define KC_MAPS_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+
+#define KC_ADDRS 8		/* addresses of an endpoint */
+#define KC_GATEWAYS 2
+#define KC_WORDS 4		/* of 64 bits in a page */
+#define KC_PAGES 16
+
+/* Rulesets and classes with a fixed meaning. */
+enum kc_ruleset {
+	KC_RULESET_NONE = 0,	/* not ready: drop */
+	KC_RULESET_DENY = 1,
+	KC_RULESET_ALLOW = 2,
+};
+
+enum kc_entity {
+	KC_ENTITY_POD = 1,
+	KC_ENTITY_HOST = 2,	/* this node */
+	KC_ENTITY_REMOTE_NODE = 3,
+	KC_ENTITY_WORLD = 4,
+};
+
+enum kc_verdict {
+	KC_VERDICT_ALLOW = 1,
+	KC_VERDICT_DENY = 2,
+	KC_VERDICT_PASS = 3,	/* go on with the next tier */
+};
+
+enum kc_direction {
+	KC_INGRESS = 0,		/* as the endpoint sees it */
+	KC_EGRESS = 1,
+};
+
+enum kc_reason {
+	KC_ALLOWED = 0,
+	KC_DROP_NO_ENDPOINT = 1,	/* the link belongs to no endpoint */
+	KC_DROP_NOT_READY = 2,		/* the endpoint has no rulesets yet */
+	KC_DROP_POLICY = 3,		/* no rule allows it */
+	KC_DROP_POLICY_DENY = 4,	/* a rule denies it */
+	KC_DROP_POLICY_CHANGED = 5,	/* an open flow that is denied now */
+	KC_DROP_NO_CONNECTION = 6,	/* belongs to no open connection */
+	KC_DROP_CT_FULL = 7,		/* no room for the connection */
+	KC_DROP_SPOOF_MAC = 8,
+	KC_DROP_SPOOF_IP = 9,
+	KC_DROP_SPOOF_ARP = 10,
+	KC_DROP_SPOOF_ND = 11,
+	KC_DROP_VLAN = 12,		/* a tagged frame */
+	KC_DROP_ETHERTYPE = 13,		/* neither IP nor ARP */
+	KC_DROP_TRUNCATED = 14,		/* headers cut short */
+	KC_DROP_MALFORMED = 15,
+	KC_DROP_EXTENSIONS = 16,	/* more than six extension headers */
+	KC_DROP_FRAGMENT = 17,		/* its first fragment was not seen */
+	KC_DROP_FRAGMENT_OVERLAP = 18,	/* it would overwrite TCP's header */
+	KC_DROP_ND = 19,		/* hop limit or type of ND or MLD */
+	KC_DROP_NOT_OURS = 20,		/* addressed to somebody else */
+	KC_DROP_ICMP_UNRELATED = 21,	/* an ICMP error to no connection */
+	KC_DROP_TABLES = 22,		/* an entry that must be there is not */
+	KC_DROP_HOST_FRAME = 23,	/* the host sent what is not IP */
+	KC_REASONS = 64,
+};
+
+/* kc_meta: what the agent keeps for itself and for the programs. */
+enum kc_meta_index {
+	KC_META_EPOCH = 0,	/* policy epoch: + 1 for each applied change */
+	KC_META_NEXT_ENDPOINT = 1,
+	KC_META_NEXT_CLASS = 2,
+	KC_META_NEXT_RULESET = 3,
+	KC_META_NEXT_SPACE = 4,
+	KC_META_NEXT_NETWORK = 5,
+	KC_META_CT_QUOTA = 6,	/* entries of kc_ct an endpoint may have; 0: any */
+	KC_META_EVENT_RATE = 7,	/* events a second and CPU */
+	KC_META_MAX = 16,
+};
+
+enum kc_endpoint_flag {
+	KC_ENDPOINT_FASTPATH = 1 << 0,	/* Neutron has nothing to enforce */
+};
+
+struct kc_endpoint {
+	__u32 space4;
+	__u32 space6;
+	__u32 in_ruleset;
+	__u32 out_ruleset;
+	__u32 kc_ifindex;
+	__u32 kq_ifindex;
+	__u32 network;
+	__u16 flags;		/* enum kc_endpoint_flag */
+	__u8 mac[6];
+	__u8 gateway_macs[KC_GATEWAYS][6];	/* zero: none */
+	__u8 reserved[16];
+	__u8 addrs[KC_ADDRS][16];	/* zero: none */
+};
+
+struct kc_addr_key {
+	__u32 space;
+	__u8 addr[16];
+};
+
+struct kc_cidr_key {
+	__u32 plen;		/* 32 + prefix length of the 16 bytes */
+	__be32 space;
+	__u8 addr[16];
+};
+
+struct kc_peer {
+	__u32 class;
+	__u8 entity;		/* enum kc_entity */
+	__u8 pad[3];
+};
+
+struct kc_local {
+	__u32 endpoint;
+	__u32 kc_ifindex;
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+struct kc_rs_peer_key {
+	__u32 ruleset;
+	__u32 class;
+	__u32 page;
+};
+
+struct kc_rs_port_key {
+	__u32 plen;		/* 40 any, 48 protocol, 48 + n port */
+	__be32 ruleset;
+	__u8 page;
+	__u8 proto;
+	__be16 port;		/* ICMP: type << 8 | code */
+};
+
+struct kc_bits {
+	__u64 w[KC_WORDS];
+	__u16 pages;		/* bit p: page p of this row is not empty */
+	__u16 pad[3];
+};
+
+struct kc_rs_group_key {
+	__u32 ruleset;
+	__u32 bit;
+};
+
+struct kc_rs_group {
+	__u8 verdict;		/* enum kc_verdict */
+	__u8 flags;
+	__u16 next_tier;	/* first bit of the next tier, for PASS */
+	__u32 l7set;
+	__u32 rule_id;
+};
+
+/* One entry for both directions, as the endpoint sees it. */
+struct kc_ct_key {
+	__u32 endpoint;
+	__u8 proto;
+	__u8 local;		/* index in addrs of the endpoint */
+	__be16 lport;		/* ICMP echo: identifier */
+	__be16 rport;		/* other ICMP: type << 8 | code */
+	__u16 zero;
+	__u8 raddr[16];
+};
+
+enum kc_ct_flag {
+	KC_CT_HOST = 1 << 0,		/* opened through the host's stack */
+	KC_CT_OWN = 1 << 1,		/* by the node itself: always allowed */
+	KC_CT_AS_WORLD = 1 << 2,	/* forwarded under the node's address */
+	KC_CT_TOMBSTONE = 1 << 3,	/* denied after it was open */
+	KC_CT_REPLIED = 1 << 4,
+	KC_CT_CLOSING = 1 << 5,		/* RST, or FIN both ways */
+	KC_CT_FIN_IN = 1 << 6,
+	KC_CT_FIN_OUT = 1 << 7,
+};
+
+struct kc_ct {
+	__u64 last;		/* ns of the monotonic clock, to 100 ms */
+	__u64 bytes[2];		/* by enum kc_direction */
+	__u32 packets[2];
+	__u32 epoch;		/* policy epoch it was judged under */
+	__u32 rule_id;
+	__u16 flags;		/* enum kc_ct_flag */
+	__u8 direction;		/* of the opening packet */
+	__u8 pad;
+	__be16 proxy_port;
+	__u16 service;
+	__u8 reserved[16];
+};
+
+_Static_assert(sizeof(struct kc_ct) == 64, "a connection is one cache line");
+_Static_assert(sizeof(struct kc_ct_key) == 28,
+	       "no holes in a key");
+
+struct kc_frag_key {
+	__u32 endpoint;
+	__u32 id;
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__u8 proto;
+	__u8 pad[3];
+};
+
+struct kc_frag {
+	__be16 sport;
+	__be16 dport;
+};
+
+struct kc_event {
+	__u64 time;		/* ns of the monotonic clock */
+	__u32 endpoint;
+	__u32 ruleset;
+	__u32 bit;		/* of the deciding group; ~0: none */
+	__u32 length;		/* bytes of the packet */
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__be16 sport;
+	__be16 dport;
+	__be16 ethertype;
+	__u8 proto;
+	__u8 direction;
+	__u8 reason;		/* KC_ALLOWED: a first verdict */
+	__u8 pad[7];
+};
+
+struct kc_rate {
+	__u64 second;
+	__u64 count;
+};
+
+#define KC_MAP(map, kind, k, v, n, f)			\
+	struct {					\
+		__uint(type, kind);			\
+		__type(key, k);				\
+		__type(value, v);			\
+		__uint(max_entries, n);			\
+		__uint(map_flags, f);			\
+	} map SEC(".maps")
+
+KC_MAP(kc_meta_v1, BPF_MAP_TYPE_ARRAY, __u32, __u64, KC_META_MAX, 0);
+KC_MAP(kc_if_v1, BPF_MAP_TYPE_HASH, __u32, __u32, 8192, BPF_F_NO_PREALLOC);
+KC_MAP(kc_endpoint_v1, BPF_MAP_TYPE_HASH, __u32, struct kc_endpoint, 4096,
+       BPF_F_NO_PREALLOC);
+KC_MAP(kc_local_v1, BPF_MAP_TYPE_HASH, struct kc_addr_key, struct kc_local,
+       65536, BPF_F_NO_PREALLOC);
+KC_MAP(kc_addr_v1, BPF_MAP_TYPE_HASH, struct kc_addr_key, struct kc_peer,
+       262144, BPF_F_NO_PREALLOC);
+KC_MAP(kc_cidr_v1, BPF_MAP_TYPE_LPM_TRIE, struct kc_cidr_key, struct kc_peer,
+       32768, BPF_F_NO_PREALLOC);
+KC_MAP(kc_rs_peer_v1, BPF_MAP_TYPE_HASH, struct kc_rs_peer_key,
+       struct kc_bits, 524288, BPF_F_NO_PREALLOC);
+KC_MAP(kc_rs_port_v1, BPF_MAP_TYPE_LPM_TRIE, struct kc_rs_port_key,
+       struct kc_bits, 131072, BPF_F_NO_PREALLOC);
+KC_MAP(kc_rs_group_v1, BPF_MAP_TYPE_HASH, struct kc_rs_group_key,
+       struct kc_rs_group, 524288, BPF_F_NO_PREALLOC);
+KC_MAP(kc_ct_v1, BPF_MAP_TYPE_HASH, struct kc_ct_key, struct kc_ct, 262144,
+       BPF_F_NO_PREALLOC);
+KC_MAP(kc_ct_new_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_ct_key, struct kc_ct,
+       65536, 0);
+KC_MAP(kc_ct_count_v1, BPF_MAP_TYPE_HASH, __u32, __u64, 4096,
+       BPF_F_NO_PREALLOC);
+KC_MAP(kc_frag_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_frag_key, struct kc_frag,
+       8192, 0);
+KC_MAP(kc_drops_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, KC_REASONS, 0);
+KC_MAP(kc_rate_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct kc_rate, 1, 0);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} kc_events_v1 SEC(".maps");
+
+/* Never instantiated: puts the types that are in no map into BTF. */
+struct kc_types {
+	struct kc_event event;
+	enum kc_ruleset ruleset;
+	enum kc_entity entity;
+	enum kc_verdict verdict;
+	enum kc_direction direction;
+	enum kc_reason reason;
+	enum kc_meta_index meta;
+	enum kc_endpoint_flag endpoint_flag;
+	enum kc_ct_flag ct_flag;
+};
+
+#endif
