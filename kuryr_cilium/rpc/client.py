@@ -206,7 +206,9 @@ class HintSender:
             host = next(iter(pending))
             try:
                 self._send(host, epoch, pending[host])
-            except oslo_messaging.MessagingException as error:
+            except Exception as error:
+                # NOTE: it isn't always oslo.messaging's own exception that
+                # says that RabbitMQ is away; kombu's comes through.
                 LOG.warning('Hints to agents are delayed, as RabbitMQ did '
                             'not take them: %s', error)
                 self._keep(pending)
