@@ -243,6 +243,10 @@ def main():
         if args.command == 'kubectl':
             return do_kubectl(lab, rest)
         return args.function(lab, args)
+    except BrokenPipeError:
+        # Whoever read our output, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except settings.LabError as exc:
         print(f'lab: {exc}', file=sys.stderr)
         return 1

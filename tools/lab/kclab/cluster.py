@@ -25,6 +25,7 @@ from kclab import machine
 from kclab import neutron
 from kclab import nodeparts
 from kclab import parts
+from kclab import product
 from kclab import rabbit
 from kclab import settings
 from kclab import ui
@@ -42,12 +43,15 @@ class Cluster:
         lab, self.parts = self.lab, {}
         if lab.spec is None:
             return
-        for part in (controlplane.make_parts(lab) + neutron.make_parts(lab)
-                     + rabbit.make_parts(lab)):
-            self.parts[part.name] = part
+        found = (controlplane.make_parts(lab) + neutron.make_parts(lab)
+                 + rabbit.make_parts(lab))
+        if not lab.spec['bare']:
+            found += product.make_parts(lab)
         for node in lab.nodes:
-            for part in nodeparts.make_parts(lab, node):
-                self.parts[part.name] = part
+            found += nodeparts.make_parts(lab, node)
+            if not lab.spec['bare']:
+                found += product.make_node_parts(lab, node)
+        self.parts = {part.name: part for part in found}
 
     def find(self, name):
         """A part, or a node by its own name."""
@@ -138,11 +142,21 @@ class Cluster:
     def start_node(self, node):
         """Power a node on, with all that runs in it."""
         machine.power_on(self.lab, node)
-        for part in self.of_node(node):
-            part.start()
+        for part in self.parts.values():
+            if part.node == node:
+                part.start()
+        ui.wait_for(lambda: self.ready(node), 60,
+                    f'{node.name} to be Ready')
 
-    def of_node(self, node):
-        return [p for p in self.parts.values() if p.node == node]
+    def ready(self, node):
+        """Whether the API server says so, from a report of this kubelet.
+
+        What it says of a node that is away stays as it was for a while.
+        """
+        kubelet = self.parts[f'{node.name}/kubelet'].record.read()
+        return (kubelet and controlplane.reported(self.lab, node.name)
+                >= kubelet['since']
+                and node.name in controlplane.ready_nodes(self.lab))
 
 
 class Start:
@@ -153,17 +167,26 @@ class Start:
         self.lab = cluster.lab
         self._served = {name: threading.Event() for name in cluster.parts}
         self._networks = threading.Event()
+        self._accounts = threading.Event()
+        self.bare = self.lab.spec['bare']
 
     def run(self):
-        nodes = [lambda n=node: self._node(n) for node in self.lab.nodes]
-        ui.together(self._kubernetes, self._neutron, self._rabbit, *nodes)
-        if self.lab.spec['bare']:
+        chains = [lambda n=node: self._node(n) for node in self.lab.nodes]
+        chains += [self._kubernetes, self._neutron, self._rabbit]
+        if not self.bare:
+            chains.append(self._product)
+        ui.together(*chains)
+        if self.bare:
             nodeparts.make_bare_routes(self.lab.nodes)
-        wanted = {n.name for n in self.lab.nodes}
+        else:
+            with ui.step('controller and agents ready'):
+                ui.wait_for(lambda: product.serving(self.lab), 60,
+                            'the controller and the agents to be ready',
+                            check=self._check)
         with ui.step('nodes Ready'):
             ui.wait_for(
-                lambda: wanted <= controlplane.ready_nodes(self.lab), 60,
-                'the nodes to be Ready', check=self._check)
+                lambda: all(self.cluster.ready(n) for n in self.lab.nodes),
+                60, 'the nodes to be Ready', check=self._check)
 
     def _check(self):
         for part in self.cluster.parts.values():
@@ -178,12 +201,19 @@ class Start:
                 ui.took(name + (' (was dead)' if died else ''), begin)
             self._served[name].set()
 
+    def _wait(self, event, what):
+        ui.wait_for(event.is_set, 600, what)
+
     def _need(self, *names):
         for name in names:
-            ui.wait_for(self._served[name].is_set, 600, name)
+            self._wait(self._served[name], name)
 
     def _kubernetes(self):
-        self._start('etcd', 'kube-apiserver', 'kcm', 'scheduler')
+        self._start('etcd', 'kube-apiserver', 'kcm')
+        if not self.bare:
+            product.apply_rbac(self.lab)
+            self._accounts.set()
+        self._start('scheduler')
 
     def _neutron(self):
         ui.together(lambda: self._start('ovn-nb', 'ovn-sb', 'northd'),
@@ -200,6 +230,12 @@ class Start:
     def _rabbit(self):
         self._start('epmd', 'rabbitmq')
 
+    def _product(self):
+        self._wait(self._accounts, 'service accounts')
+        self._wait(self._networks, 'networks')
+        self._need('rabbitmq')
+        self._start('controller')
+
     def _node(self, node):
         booted = machine.power_on(self.lab, node)
         if booted:
@@ -208,7 +244,11 @@ class Start:
         self._start(f'{name}/ovsdb', f'{name}/vswitchd')
         self._need('ovn-sb')
         self._start(f'{name}/ovn-controller', f'{name}/containerd')
-        if self.lab.spec['bare']:
+        if self.bare:
             nodeparts.make_bare_network(self.lab, node)
         self._need('kube-apiserver')
         self._start(f'{name}/kubelet')
+        if not self.bare:
+            self._wait(self._accounts, 'service accounts')
+            self._need('rabbitmq')
+            self._start(f'{name}/agent')

@@ -12,6 +12,7 @@
 
 """etcd, the API server, the controller manager, the scheduler."""
 
+import datetime
 import http.client
 import json
 import secrets
@@ -183,6 +184,16 @@ def ready_nodes(lab):
     return {n['metadata']['name'] for n in found['items']
             if any(c['type'] == 'Ready' and c['status'] == 'True'
                    for c in n['status'].get('conditions', []))}
+
+
+def reported(lab, node):
+    """When a node's kubelet last reported: seconds since the epoch."""
+    lease = get(lab, '/apis/coordination.k8s.io/v1/namespaces/'
+                     f'kube-node-lease/leases/{node}')
+    if lease is None:
+        return 0
+    return datetime.datetime.fromisoformat(
+        lease['spec']['renewTime'].replace('Z', '+00:00')).timestamp()
 
 
 def service_account_token(lab, namespace, name, seconds=30 * 86400):

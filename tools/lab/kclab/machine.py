@@ -83,9 +83,17 @@ def make_control_network():
                    check=True, capture_output=True)
 
 
+def links(netns):
+    """Names of the devices in a network namespace."""
+    return {line.split(':')[1].split('@')[0].strip()
+            for line in ip('-o', 'link', netns=netns).splitlines()}
+
+
 def _make_node_network(node):
-    if netns_exists(node.netns):
-        return
+    # The cards of a node that was just switched off take a moment to go.
+    ui.wait_for(lambda: not links(settings.CP)
+                & {f'v0-{node.name}', f'v1-{node.name}'}, 20,
+                f'the cards of {node.name} to go')
     ip('netns', 'add', node.netns)
     for card in (0, 1):
         far = f'v{card}-{node.name}'

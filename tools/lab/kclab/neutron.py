@@ -40,8 +40,8 @@ def write_config(lab, where, socket, backend='ovn', rabbit=None):
     for name in (f'neutron-{backend}.conf', 'uwsgi.ini'):
         target = 'neutron.conf' if name.startswith('neutron') else name
         settings.write(where / target, settings.template(
-            f'{name}.in', venv=lab.venv_neutron, where=where, socket=socket,
-            rabbit=rabbit or 'fake:///'), 0o600)
+            f'{name}.in', venv=lab.venv_neutron, where=where,
+            lab=settings.LAB, socket=socket, rabbit=rabbit or 'fake:///'), 0o600)
     for name in ('lock', 'scratch'):
         (where / name).mkdir(parents=True, exist_ok=True)
 
@@ -173,26 +173,23 @@ def ensure(kind, name, create=True, **fields):
                 {kind: dict(fields, name=name)})[kind]
 
 
-def make_networks(lab):
-    """The pods' network, group and router, and the provider network.
-
-    :returns: what the product and the tests must know of them.
-    """
+def _group():
     group = ensure('security_group', 'pods', stateful=False)
-    have = {(r['direction'], r['ethertype']): r
-            for r in group['security_group_rules'] if not
-            r['remote_group_id'] and not r['protocol']}
+    have = {(r['direction'], r['ethertype'])
+            for r in group['security_group_rules']
+            if not r['remote_group_id'] and not r['protocol']}
     for direction in ('ingress', 'egress'):
         for family in ('IPv4', 'IPv6'):
             if (direction, family) not in have:
                 call('POST', 'security-group-rules', {'security_group_rule': {
                     'security_group_id': group['id'],
                     'direction': direction, 'ethertype': family}})
+    return group
+
+
+def _pod_network():
     pods = ensure('network', 'pods')
-    provider = ensure('network', 'provider', **{
-        'router:external': True, 'provider:network_type': 'flat',
-        'provider:physical_network': 'physnet1'})
-    subnets = [
+    return pods, [
         ensure('subnet', 'pods4', network_id=pods['id'], ip_version=4,
                cidr=settings.POD_CIDR, enable_dhcp=False),
         # Neutron's own choice of a v6 gateway would be the subnet's first
@@ -200,6 +197,12 @@ def make_networks(lab):
         ensure('subnet', 'pods6', network_id=pods['id'], ip_version=6,
                cidr=settings.POD_CIDR6, gateway_ip=settings.POD_GATEWAY6,
                enable_dhcp=False)]
+
+
+def _provider_network():
+    provider = ensure('network', 'provider', **{
+        'router:external': True, 'provider:network_type': 'flat',
+        'provider:physical_network': 'physnet1'})
     for version, cidr, gateway, first, last in (
             (4, '192.168.60.0/24', settings.TUNNEL_IP, '192.168.60.100',
              '192.168.60.150'),
@@ -208,6 +211,16 @@ def make_networks(lab):
                ip_version=version, cidr=cidr, gateway_ip=gateway,
                enable_dhcp=False,
                allocation_pools=[{'start': first, 'end': last}])
+    return provider
+
+
+def make_networks(lab):
+    """The pods' network, group and router, and the provider network.
+
+    :returns: what the product and the tests must know of them.
+    """
+    group, (pods, subnets), provider = ui.together(
+        _group, _pod_network, _provider_network)
     router = ensure('router', 'pods', external_gateway_info={
         'network_id': provider['id'], 'enable_snat': False})
     wired = {f['subnet_id'] for p in

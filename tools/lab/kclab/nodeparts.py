@@ -58,6 +58,8 @@ def _vswitchd(lab, node):
         _vsctl(lab, node, '--may-exist', 'add-br', 'br-phy', '--', 'set',
                'Bridge', 'br-phy', 'datapath_type=netdev', '--',
                '--may-exist', 'add-port', 'br-phy', 'eth1')
+        ui.wait_for(lambda: 'br-phy' in machine.links(node.netns), 30,
+                    f'br-phy of {node.name}')
         machine.ip(netns=node.netns, batch=[
             f'addr replace {node.tunnel_ip}/24 dev br-phy',
             'link set br-phy up',

@@ -22,6 +22,7 @@ from kclab import parts
 from kclab import settings
 
 VHOST, NEUTRON_VHOST = 'kuryr', 'neutron'
+EXCHANGE = 'kuryr-cilium'
 
 
 def password_hash(password):
@@ -51,15 +52,19 @@ def url(lab, user, vhost=VHOST):
 def node_permissions(name):
     """What a node's agent may configure, write and read, as expressions.
 
-    Its own queues and replies, the fanout that all nodes share, and sending
-    to the controller: nothing that belongs to another node.
+    Its own queues and replies and the fanout that all nodes share: nothing
+    that belongs to another node.
     """
     mine = (rf'kuryr-cilium-agent(_fanout)?|kuryr-cilium-agent\.{name}'
-            rf'|kuryr-cilium-agent_fanout_{name}.*|reply_{name}.*')
-    shared = r'openstack|kuryr-cilium'
-    return {'configure': f'^({mine}|{shared})$',
-            'write': rf'^({mine}|{shared}|reply_.*|amq\.default|)$',
-            'read': f'^({mine}|{shared})$'}
+            rf'|reply_{name}:.*|{EXCHANGE}')
+    return {key: f'^({mine})$' for key in ('configure', 'write', 'read')}
+
+
+def node_topics(name):
+    """What it may send to, and receive, through the shared exchange."""
+    return {'exchange': EXCHANGE,
+            'write': r'^kuryr-cilium-(controller|leader)(\..+)?$',
+            'read': rf'^kuryr-cilium-agent(\.{name})?$'}
 
 
 def definitions(lab):
@@ -74,7 +79,10 @@ def definitions(lab):
                        'hashing_algorithm': 'rabbit_password_hashing_sha256',
                        'tags': ['administrator'] if user == 'controller'
                        else []} for user, word in secret.items()],
-            'permissions': grants, 'topic_permissions': []}
+            'permissions': grants,
+            'topic_permissions': [
+                {'user': n.name, 'vhost': VHOST, **node_topics(n.name)}
+                for n in settings.ALL_NODES]}
 
 
 def make_parts(lab):
