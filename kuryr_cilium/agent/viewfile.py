@@ -99,7 +99,8 @@ def parse(data: bytes) -> Saved:
     fields = json.loads(data)
     if fields['version'] != _VERSION:
         raise ValueError('version %r is not known' % (fields['version'],))
-    return Saved(int(fields['epoch']), {
-        objects.key(entry['object']): view.Held(
-            objects.load(entry['object']), entry['digest'])
-        for entry in fields['objects']})
+    held = {}
+    for entry in fields['objects']:
+        value = objects.load(entry['object'])
+        held[objects.key(value)] = view.Held(value, entry['digest'])
+    return Saved(int(fields['epoch']), held)

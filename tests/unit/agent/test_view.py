@@ -1,0 +1,107 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import pathlib
+
+import fixtures
+import hypothesis
+from hypothesis import strategies as st
+
+from kuryr_cilium.agent import view
+from kuryr_cilium.agent import viewfile
+from kuryr_cilium.policy import model
+from kuryr_cilium.rpc import objects
+from tests import base
+from tests.unit.agent import samples
+
+SELECTORS = [samples.selector(f's{i}', f'10.0.0.{i}') for i in range(3)]
+RULESETS = [samples.ruleset(f'r{i}', *(s.id for s in SELECTORS[:i + 1]))
+            for i in range(3)]
+ENDPOINTS = [samples.endpoint(f'u{i}', ingress=RULESETS[i].id,
+                              egress=(model.ALLOW_ALL, model.DENY_ALL,
+                                      'r0')[i]) for i in range(3)]
+EVERYTHING = [*SELECTORS, *RULESETS, *ENDPOINTS]
+
+
+def held(*objs):
+    return view.merge({}, {objects.key(o): o for o in objs},
+                      {objects.key(o): objects.digest(o) for o in objs}, ())
+
+
+class TestView(base.TestCase):
+
+    def test_a_whole_view_is_taken_as_it_is(self):
+        assembled = view.assemble(7, held(*EVERYTHING))
+        self.assertEqual((), assembled.problems)
+        self.assertEqual(model.View(
+            7, True, {e.uid: e for e in ENDPOINTS},
+            {r.id: r for r in RULESETS}, {s.id: s for s in SELECTORS}),
+            assembled.view)
+
+    @hypothesis.given(st.sets(st.sampled_from(EVERYTHING)))
+    def test_what_is_missing_denies(self, objs):
+        assembled = view.assemble(1, held(*objs))
+        whole = view.assemble(1, held(*EVERYTHING)).view
+        made = assembled.view
+        for ruleset in made.rulesets.values():
+            for group in ruleset.groups:
+                self.assertLessEqual(group.peers, made.selectors.keys())
+        for endpoint in made.endpoints.values():
+            wanted = whole.endpoints[endpoint.uid]
+            for direction in ('ingress', 'egress'):
+                got = getattr(endpoint, direction)
+                if got != getattr(wanted, direction):
+                    self.assertEqual(model.DENY_ALL, got)
+                elif got not in (model.ALLOW_ALL, model.DENY_ALL):
+                    self.assertIn(got, made.rulesets)
+        lost = any(o not in objs for o in EVERYTHING
+                   if not isinstance(o, model.Endpoint))
+        if not lost:
+            self.assertEqual((), assembled.problems)
+
+    def test_merge_takes_out_and_puts_in(self):
+        before = held(*EVERYTHING)
+        other = samples.selector('s0', '10.9.9.9')
+        after = view.merge(before, {'selector:s0': other},
+                           {'selector:s0': 'd'},
+                           ['endpoint:u0', 'endpoint:unknown'])
+        self.assertEqual(view.Held(other, 'd'), after['selector:s0'])
+        self.assertNotIn('endpoint:u0', after)
+        self.assertIn('endpoint:u0', before)
+
+
+class TestViewFile(base.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        self.path = folder / 'state' / 'view.json'
+        self.file = viewfile.ViewFile(self.path)
+
+    def test_comes_back(self):
+        self.assertIsNone(self.file.load())
+        before = held(*EVERYTHING)
+        before['selector:s0'] = view.Held(SELECTORS[0], 'of a newer release')
+        self.file.save(5, before.values())
+        self.assertEqual(viewfile.Saved(5, before), self.file.load())
+
+    def test_corrupt_is_set_aside(self):
+        self.file.save(5, held(*EVERYTHING).values())
+        whole = self.path.read_text()
+        for text in (whole[:-9], '', '[]', '{"version": 9}',
+                     whole.replace('"1.0"', '"2.0"'),
+                     whole.replace('"epoch":5', '"epoch":null')):
+            self.path.write_text(text)
+            self.assertIsNone(self.file.load())
+            self.assertFalse(self.path.exists())
+            self.assertEqual(text, self.path.with_name(
+                'view.json.corrupt').read_text())
