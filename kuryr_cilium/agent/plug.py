@@ -177,13 +177,11 @@ class Plugger:
         """
         released = []
         for record in self._store.list():
-            with self._locks.try_hold(self._links(record).kc) as held:
-                if held and self._is_stale(record, starting):
-                    released.extend(self._try_remove(record))
-                elif held and starting:
-                    self._adopt(record)
-        self._sweep_links()
-        self._sweep_attachments()
+            with self._surviving('pod %s' % record.pod):
+                released.extend(self._sweep_record(record, starting))
+        with self._surviving('links of no pod'):
+            self._sweep_links()
+            self._sweep_attachments()
         return released
 
     def resume(self) -> int:
@@ -262,13 +260,25 @@ class Plugger:
                  else '')
         return not others
 
-    def _try_remove(self, record):
+    @contextlib.contextmanager
+    def _surviving(self, what):
+        """One thing that can't be put right must not keep others waiting."""
         try:
-            return [record] if self._remove(record) else []
+            yield
         except exceptions.KuryrCiliumException as error:
-            LOG.warning('What is left of pod %s could not be removed yet: '
-                        '%s', record.pod, error)
-            return []
+            LOG.warning('Sweep of %s: %s It will be tried again.', what,
+                        error)
+
+    def _sweep_record(self, record, starting):
+        """The record in a list if its VIF was released, else nothing."""
+        with self._locks.try_hold(self._links(record).kc) as held:
+            if not held or self._store.get(*record.key) != record:
+                return []
+            if self._is_stale(record, starting):
+                return [record] if self._remove(record) else []
+            if starting:
+                self._adopt(record)
+        return []
 
     def _is_stale(self, record, starting):
         if starting and record.state != agent_store.READY:
@@ -285,15 +295,20 @@ class Plugger:
         with netlink.Netlink() as net:
             missing = [name for name in (links.kc, links.kq)
                        if net.link(name) is None]
-        if missing:
-            LOG.warning('Pod %s has lost its links %s: delete the pod, so '
-                        'that it is made anew', record.pod,
-                        ', '.join(missing))
-            return
-        LOG.warning('The programs of pod %s were lost; it is cut off until '
-                    'its policy is in force', record.pod)
-        self._datapath.attach(attachment)
-        self._unresumed[vif.id] = links
+            if missing:
+                LOG.warning('Pod %s has lost its links %s: delete the pod, '
+                            'so that it is made anew', record.pod,
+                            ', '.join(missing))
+                return
+            LOG.warning('The programs of pod %s were lost; it is cut off '
+                        'until its policy is in force', record.pod)
+            for name in (links.kc, links.kq):
+                net.set_down(name)
+            self._datapath.attach(attachment)
+            self._unresumed[vif.id] = links
+            for name in (links.kq, links.kc):
+                net.set_up(name)
+        pod.connect_host(_layout(vif, record.ifname, links), self._node_ips)
 
     def _sweep_attachments(self):
         """Detach what no record names: a DEL had come half the way."""

@@ -143,8 +143,15 @@ class Netlink:
 
     def set_up(self, name: str) -> None:
         """Bring a link up."""
-        self._request('bring link %s up' % name, (), self._ip.link, 'set',
-                      index=self.require(name).index, state='up')
+        self._set_state(name, 'up')
+
+    def set_down(self, name: str) -> None:
+        """Bring a link down; its routes and neighbours go with that."""
+        self._set_state(name, 'down')
+
+    def _set_state(self, name, state):
+        self._request('bring link %s %s' % (name, state), (), self._ip.link,
+                      'set', index=self.require(name).index, state=state)
 
     # Addresses
 

@@ -17,11 +17,13 @@ import itertools
 import os
 import signal
 import subprocess
+import threading
 
 import fixtures
 from oslo_config import cfg
 from vif_plug_ovs.ovsdb import impl_idl
 
+from kuryr_cilium.binding import ovsdb
 from kuryr_cilium.conf import binding as binding_conf
 from tests import base
 
@@ -153,6 +155,47 @@ class OpenVSwitch(fixtures.Fixture):
                  '--log-file=%s/%s.log' % (self.folder, name), '-vconsole:off'
                  ], env=self.environment, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log)
+
+
+class Controller(fixtures.Fixture):
+    """Plays ovn-controller: marks each new port of Neutron's as installed.
+
+    :ivar idle: while set it does nothing.
+    """
+
+    def __init__(self, openvswitch):
+        self._openvswitch = openvswitch
+        self._switch = ovsdb.Switch(openvswitch.remote, 10)
+        self._stop = threading.Event()
+        self.idle = threading.Event()
+
+    def _setUp(self):
+        self._changed = self._switch._connected().idl.changed
+        thread = threading.Thread(target=self._run, name='played-ovn',
+                                  daemon=True)
+        thread.start()
+        self.addCleanup(self._switch.close)
+        self.addCleanup(thread.join, 30)
+        self.addCleanup(self._stop.set)
+
+    def _run(self):
+        while not self._stop.is_set():
+            with self._changed:
+                names = self._uninstalled()
+                if not names:
+                    self._changed.wait(0.2)
+            for name in names:
+                run('ovs-vsctl', '--timeout=5', '--no-wait',
+                    '--db=' + self._openvswitch.remote, '--if-exists', 'set',
+                    'Interface', name, 'external_ids:ovn-installed=true',
+                    check=False)
+
+    def _uninstalled(self):
+        if self.idle.is_set():
+            return []
+        return [port.name for port in self._switch.ports()
+                if port.iface_id and (port.ofport or -1) > 0 and
+                not port.installed]
 
 
 def _enter(fd):
