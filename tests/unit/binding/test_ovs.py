@@ -26,9 +26,9 @@ class TestProblem(base.TestCase):
 
     def test_bridge_of_the_network(self):
         vif = vifs.make()
-        vif.bridge_name = None
+        del vif.bridge_name
         self.assertIsNone(ovs._problem(vif))
-        vif.network.bridge = None
+        del vif.network.bridge
         self.assertIn('no bridge', ovs._problem(vif))
 
     def test_hybrid(self):
