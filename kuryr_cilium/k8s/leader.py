@@ -248,7 +248,8 @@ class Elector:
     def _demote(self, reason):
         self._leading = False
         self._until = 0.0
-        LOG.warning('Leading no more: %s', reason)
+        (LOG.info if self._stop.is_set() else LOG.warning)(
+            'Leading no more: %s', reason)
         _LEADING.set(0)
         self._on_stopped()
 
