@@ -18,6 +18,7 @@ keeps in a file, as the kernel keeps pinned programs, what outlives a process.
 
 import json
 import pathlib
+import threading
 
 from kuryr_cilium import exceptions
 from kuryr_cilium.linux import netlink
@@ -31,6 +32,7 @@ class Datapath:
 
     def __init__(self, path):
         self._path = pathlib.Path(path)
+        self._lock = threading.Lock()
         self._mine = {}
         self.known = True
 
@@ -84,12 +86,15 @@ class Datapath:
             attachment)
 
     def _pin(self, vif_id, value):
-        pinned = self.pinned()
-        if value:
-            pinned[vif_id] = value
-        else:
-            pinned.pop(vif_id, None)
-        self._path.write_text(json.dumps(pinned))
+        with self._lock:
+            pinned = self.pinned()
+            if value:
+                pinned[vif_id] = value
+            else:
+                pinned.pop(vif_id, None)
+            new = self._path.with_suffix('.new')
+            new.write_text(json.dumps(pinned))
+            new.rename(self._path)
 
 
 class Views:

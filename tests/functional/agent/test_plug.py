@@ -15,6 +15,7 @@
 The datapath is a stand-in that minds the order; ovn-controller is played.
 """
 
+from concurrent import futures
 import json
 import os
 import signal
@@ -211,6 +212,37 @@ class TestAdd(PlugCase):
         self.assertRaises(exceptions.EndpointNotInView, self.add)
         self.assertFalse(self.plugger._datapath.pinned()[self.vif.id][1])
         self.assertIsNotNone(self.plugger.delete('c1', 'eth0'))
+        self.assertClean()
+
+    def test_many_at_once(self):
+        requests = []
+        for number in range(1, 13):
+            address = '10.99.4.%d' % number
+            requests.append(self.request(
+                'c%d' % number, vifs.make(
+                    mac='fa:16:3e:00:04:%02x' % number,
+                    subnets=(('10.99.0.0/16', '10.99.0.1', (address,), ()),)),
+                self.useFixture(fixtures.Namespace()).path))
+        self.add()  # connects
+        self.plugger.delete('c1', 'eth0')
+        files = len(os.listdir('/proc/self/fd'))
+        with futures.ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda request: self.plugger.add(
+                request, time.monotonic() + 60), requests))
+            for request in requests:
+                self.plugger.check(request.container_id, 'eth0')
+            list(pool.map(lambda request: self.plugger.delete(
+                request.container_id, 'eth0'), requests))
+        self.assertClean()
+        self.assertLessEqual(len(os.listdir('/proc/self/fd')), files)
+
+    def test_add_and_delete_at_once(self):
+        with futures.ThreadPoolExecutor(2) as pool:
+            for _ in range(4):
+                pending = pool.submit(self.add)
+                pool.submit(self.plugger.delete, 'c1', 'eth0').result()
+                pending.result()
+        self.plugger.delete('c1', 'eth0')
         self.assertClean()
 
     def test_busy(self):
