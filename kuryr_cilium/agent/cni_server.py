@@ -250,8 +250,6 @@ class CNIServer:
         with self._flight(key, deadline):
             record = self._plugger.delete(*key)
         if record is not None:
-            LOG.info('DEL of %(pod)s: port %(port)s is unplugged.', {
-                'pod': record.pod, 'port': record.vif_id})
             self._released(record)
 
     def _check(self, request, deadline):

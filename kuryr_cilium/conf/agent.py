@@ -61,10 +61,6 @@ OPTS = [
         'report_interval', default=60.0, min=1.0,
         help='Seconds between two reports to the controller of the ports '
              'that are plugged here.'),
-    cfg.IntOpt(
-        'start_attempts', default=5, min=1,
-        help='After so many consecutive failed starts the process ends '
-             'instead of trying again; the last error is in the log.'),
     cfg.StrOpt(
         'health_address', default='127.0.0.1:9801',
         help='ADDRESS:PORT of /metrics (Prometheus), /healthz (is the '
