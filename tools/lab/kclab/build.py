@@ -32,12 +32,13 @@ from kclab import settings
 from kclab import ui
 
 PACKAGES = (
-    'bpftool', 'busybox-static', 'clang', 'containerd',
+    'bpftool', 'busybox-static', 'clang', 'conntrack', 'containerd',
     'containernetworking-plugins', 'curl', 'ethtool', 'gcc', 'git', 'iperf3',
-    'iproute2', 'iputils-ping', 'libbpf-dev', 'libbpf1', 'libc6-dev', 'llvm',
-    'mariadb-client-core', 'mariadb-server-core', 'nftables', 'openssl',
-    'openvswitch-switch', 'ovn-central', 'ovn-host', 'procps', 'python3-venv',
-    'rabbitmq-server', 'runc', 'tcpdump', 'util-linux')
+    'iproute2', 'iptables', 'iputils-arping', 'iputils-ping', 'libbpf-dev',
+    'libbpf1', 'libc6-dev', 'llvm', 'mariadb-client-core',
+    'mariadb-server-core', 'nftables', 'openssl', 'openvswitch-switch',
+    'ovn-central', 'ovn-host', 'procps', 'python3-venv', 'rabbitmq-server',
+    'radvd', 'runc', 'tcpdump', 'util-linux')
 KUBE_TOOLS = ('etcd', 'kube-apiserver', 'kube-controller-manager',
               'kube-scheduler', 'kubelet', 'kubectl')
 POLICY = pathlib.Path('/usr/sbin/policy-rc.d')

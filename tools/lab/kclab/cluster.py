@@ -22,6 +22,7 @@ import time
 from kclab import build
 from kclab import controlplane
 from kclab import machine
+from kclab import networks
 from kclab import neutron
 from kclab import nodeparts
 from kclab import parts
@@ -169,6 +170,7 @@ class Start:
         self._networks = threading.Event()
         self._accounts = threading.Event()
         self.bare = self.lab.spec['bare']
+        self.backend = self.lab.spec['backend']
 
     def run(self):
         chains = [lambda n=node: self._node(n) for node in self.lab.nodes]
@@ -176,6 +178,9 @@ class Start:
         if not self.bare:
             chains.append(self._product)
         ui.together(*chains)
+        with ui.step('the router answers'):
+            ui.wait_for(lambda: networks.router_answers(self.lab), 60,
+                        'the router to answer', check=self._check)
         if self.bare:
             nodeparts.make_bare_routes(self.lab.nodes)
         else:
@@ -216,11 +221,17 @@ class Start:
         self._start('scheduler')
 
     def _neutron(self):
-        ui.together(lambda: self._start('ovn-nb', 'ovn-sb', 'northd'),
-                    lambda: self._start('mariadb'))
+        if self.backend == 'ovn':
+            ui.together(lambda: self._start('ovn-nb', 'ovn-sb', 'northd'),
+                        lambda: self._start('mariadb'))
+        else:
+            self._start('mariadb')
+            self._need('rabbitmq')
         self._start('neutron')
+        if self.backend == 'ovs':
+            self._start('neutron-rpc')
         with ui.step('networks, router'):
-            facts = neutron.make_networks(self.lab)
+            facts = networks.make(self.lab)
         v4, v6 = sorted(facts['gateways'], key=lambda a: ':' in a)
         machine.ip(netns=settings.CP, batch=[
             f'route replace {settings.POD_CIDR} via {v4}',
@@ -240,15 +251,27 @@ class Start:
         booted = machine.power_on(self.lab, node)
         if booted:
             ui.say(f'{node.name} boots')
-        name = node.name
-        self._start(f'{name}/ovsdb', f'{name}/vswitchd')
-        self._need('ovn-sb')
-        self._start(f'{name}/ovn-controller', f'{name}/containerd')
+        ui.together(lambda: self._wiring(node.name),
+                    lambda: self._runtime(node))
+        if not self.bare:
+            self._need('rabbitmq')
+            self._start(f'{node.name}/agent')
+
+    def _runtime(self, node):
+        self._start(f'{node.name}/containerd')
         if self.bare:
             nodeparts.make_bare_network(self.lab, node)
         self._need('kube-apiserver')
-        self._start(f'{name}/kubelet')
+        self._start(f'{node.name}/kubelet')
         if not self.bare:
             self._wait(self._accounts, 'service accounts')
-            self._need('rabbitmq')
-            self._start(f'{name}/agent')
+
+    def _wiring(self, name):
+        self._start(f'{name}/ovsdb', f'{name}/vswitchd')
+        if self.backend == 'ovn':
+            self._need('ovn-sb')
+            self._start(f'{name}/ovn-controller')
+            return
+        self._need('neutron-rpc')
+        self._start(*(n for n in (f'{name}/ovs-agent', f'{name}/l3-agent')
+                      if n in self.cluster.parts))

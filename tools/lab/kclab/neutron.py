@@ -10,15 +10,13 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""Neutron with ML2/OVN on MariaDB, behind uWSGI, and its networks."""
+"""Neutron on MariaDB, behind uWSGI, with what its backend needs."""
 
-import http.client
-import json
 import shutil
 import subprocess
 
 from kclab import parts
-from kclab import procs
+from kclab import rabbit
 from kclab import settings
 from kclab import ui
 
@@ -35,13 +33,15 @@ def mariadbd(data, scratch, socket):
             '--innodb-buffer-pool-size=64M', '--innodb-log-file-size=32M']
 
 
-def write_config(lab, where, socket, backend='ovn', rabbit=None):
+def write_config(lab, where, socket, backend='ovn', transport='fake:///'):
     """neutron.conf and uwsgi.ini in a folder."""
-    for name in (f'neutron-{backend}.conf', 'uwsgi.ini'):
-        target = 'neutron.conf' if name.startswith('neutron') else name
-        settings.write(where / target, settings.template(
-            f'{name}.in', venv=lab.venv_neutron, where=where,
-            lab=settings.LAB, socket=socket, rabbit=rabbit or 'fake:///'), 0o600)
+    settings.write(where / 'neutron.conf', settings.template(
+        'neutron.conf.in', venv=lab.venv_neutron, where=where, socket=socket,
+        transport=transport,
+        plugin='ovn-router' if backend == 'ovn' else 'router')
+        + settings.template(f'ml2-{backend}.conf.in'), 0o600)
+    settings.write(where / 'uwsgi.ini', settings.template(
+        'uwsgi.ini.in', where=where, lab=settings.LAB))
     for name in ('lock', 'scratch'):
         (where / name).mkdir(parents=True, exist_ok=True)
 
@@ -83,9 +83,8 @@ def make_template(lab, where):
     data.rename(lab.mysql_template)
 
 
-def make_parts(lab):
-    ovn, mysql = lab.state / 'ovn', lab.state / 'mysql'
-    where, socket = lab.state / 'neutron', lab.state / 'mysql' / 'my.sock'
+def _ovn_parts(lab):
+    ovn = lab.state / 'ovn'
 
     def database(name, port):
         path = ovn / f'{name}.db'
@@ -108,20 +107,35 @@ def make_parts(lab):
             before=before, after=after,
             ready=parts.tcp_answers('127.0.0.1', port))
 
+    return [database('nb', 6641), database('sb', 6642),
+            parts.Part(lab, 'northd',
+                       lambda: ['ovn-northd', f'--ovnnb-db={NB}',
+                                f'--ovnsb-db={SB}',
+                                f'--unixctl={ovn}/northd.ctl'],
+                       env={'OVN_RUNDIR': ovn})]
+
+
+def make_parts(lab):
+    mysql, where = lab.state / 'mysql', lab.state / 'neutron'
+    socket, backend = mysql / 'my.sock', lab.spec['backend']
+    own = {'TMPDIR': where / 'scratch', 'PYTHONWARNINGS': 'ignore',
+           'PATH': f'{lab.venv_neutron}/bin:{settings.PATH}'}
+
     def copy_template():
         (mysql / 'scratch').mkdir(parents=True, exist_ok=True)
         if not (mysql / 'data').exists():
+            shutil.rmtree(mysql / 'data.part', ignore_errors=True)
             subprocess.run(['cp', '-a', '--reflink=auto', lab.mysql_template,
                             mysql / 'data.part'], check=True)
             (mysql / 'data.part').rename(mysql / 'data')
 
-    return [
-        database('nb', 6641), database('sb', 6642),
-        parts.Part(lab, 'northd',
-                   lambda: ['ovn-northd', f'--ovnnb-db={NB}',
-                            f'--ovnsb-db={SB}',
-                            f'--unixctl={ovn}/northd.ctl'],
-                   env={'OVN_RUNDIR': ovn}),
+    def config():
+        write_config(lab, where, socket, backend, 'fake:///'
+                     if backend == 'ovn' else
+                     rabbit.url(lab, 'neutron', rabbit.NEUTRON_VHOST))
+
+    found = _ovn_parts(lab) if backend == 'ovn' else []
+    found += [
         parts.Part(lab, 'mariadb',
                    lambda: mariadbd(mysql / 'data', mysql / 'scratch',
                                     socket),
@@ -130,111 +144,16 @@ def make_parts(lab):
         parts.Part(lab, 'neutron',
                    lambda: [lab.venv_neutron / 'bin' / 'uwsgi', '--ini',
                             where / 'uwsgi.ini'],
-                   before=lambda: write_config(
-                       lab, where, socket, lab.spec['backend']),
-                   env={'OS_NEUTRON_CONFIG_DIR': where, 'TMPDIR':
-                        where / 'scratch', 'PYTHONWARNINGS': 'ignore',
-                        'OS_NEUTRON_CONFIG_FILES': 'neutron.conf'},
+                   before=config,
+                   env=own | {'OS_NEUTRON_CONFIG_DIR': where,
+                              'OS_NEUTRON_CONFIG_FILES': 'neutron.conf'},
                    ready=parts.http_answers(settings.CP_IP, 9696,
                                             '/v2.0/networks'),
-                   cwd='/', whole=True, timeout=120)]
-
-
-def call(method, path, body=None, timeout=60):
-    """One request to Neutron; the answer as an object."""
-    def request():
-        link = http.client.HTTPConnection(settings.CP_IP, 9696,
-                                          timeout=timeout)
-        try:
-            link.request(method, f'/v2.0/{path}',
-                         json.dumps(body) if body else None,
-                         {'Content-Type': 'application/json'})
-            answer = link.getresponse()
-            return answer.status, answer.read()
-        except http.client.HTTPException as exc:
-            raise OSError(str(exc)) from exc
-        finally:
-            link.close()
-
-    status, data = procs.in_netns(parts.CP_NETNS, request)
-    if status >= 300:
-        raise settings.LabError(f'{method} {path}: {status} '
-                                f'{data[:500].decode(errors="replace")}')
-    return json.loads(data) if data else None
-
-
-def ensure(kind, name, create=True, **fields):
-    """The object of that name, made when it is not there."""
-    plural = f'{kind}s'
-    found = call('GET', f'{plural.replace("_", "-")}?name={name}')[plural]
-    if found or not create:
-        return found[0] if found else None
-    return call('POST', plural.replace('_', '-'),
-                {kind: dict(fields, name=name)})[kind]
-
-
-def _group():
-    group = ensure('security_group', 'pods', stateful=False)
-    have = {(r['direction'], r['ethertype'])
-            for r in group['security_group_rules']
-            if not r['remote_group_id'] and not r['protocol']}
-    for direction in ('ingress', 'egress'):
-        for family in ('IPv4', 'IPv6'):
-            if (direction, family) not in have:
-                call('POST', 'security-group-rules', {'security_group_rule': {
-                    'security_group_id': group['id'],
-                    'direction': direction, 'ethertype': family}})
-    return group
-
-
-def _pod_network():
-    pods = ensure('network', 'pods')
-    return pods, [
-        ensure('subnet', 'pods4', network_id=pods['id'], ip_version=4,
-               cidr=settings.POD_CIDR, enable_dhcp=False),
-        # Neutron's own choice of a v6 gateway would be the subnet's first
-        # address, which is the routers' anycast address.
-        ensure('subnet', 'pods6', network_id=pods['id'], ip_version=6,
-               cidr=settings.POD_CIDR6, gateway_ip=settings.POD_GATEWAY6,
-               enable_dhcp=False)]
-
-
-def _provider_network():
-    provider = ensure('network', 'provider', **{
-        'router:external': True, 'provider:network_type': 'flat',
-        'provider:physical_network': 'physnet1'})
-    for version, cidr, gateway, first, last in (
-            (4, '192.168.60.0/24', settings.TUNNEL_IP, '192.168.60.100',
-             '192.168.60.150'),
-            (6, 'fd60::/64', settings.TUNNEL_IP6, 'fd60::100', 'fd60::150')):
-        ensure('subnet', f'provider{version}', network_id=provider['id'],
-               ip_version=version, cidr=cidr, gateway_ip=gateway,
-               enable_dhcp=False,
-               allocation_pools=[{'start': first, 'end': last}])
-    return provider
-
-
-def make_networks(lab):
-    """The pods' network, group and router, and the provider network.
-
-    :returns: what the product and the tests must know of them.
-    """
-    group, (pods, subnets), provider = ui.together(
-        _group, _pod_network, _provider_network)
-    router = ensure('router', 'pods', external_gateway_info={
-        'network_id': provider['id'], 'enable_snat': False})
-    wired = {f['subnet_id'] for p in
-             call('GET', f'ports?device_id={router["id"]}')['ports']
-             for f in p['fixed_ips']}
-    for subnet in subnets:
-        if subnet['id'] not in wired:
-            call('PUT', f'routers/{router["id"]}/add_router_interface',
-                 {'subnet_id': subnet['id']})
-    gateways = [f['ip_address'] for f in
-                router['external_gateway_info']['external_fixed_ips']]
-    facts = {'url': settings.NEUTRON, 'network': pods['id'],
-             'subnets': [s['id'] for s in subnets], 'mtu': pods['mtu'],
-             'security_group': group['id'], 'router': router['id'],
-             'provider_network': provider['id'], 'gateways': gateways}
-    settings.write(lab.state / 'neutron.json', json.dumps(facts, indent=1))
-    return facts
+                   whole=True, timeout=120)]
+    if backend == 'ovs':
+        found.append(parts.Part(
+            lab, 'neutron-rpc',
+            lambda: [lab.venv_neutron / 'bin' / 'neutron-rpc-server',
+                     f'--config-file={where}/neutron.conf'],
+            env=own, whole=True))
+    return found

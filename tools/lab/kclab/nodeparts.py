@@ -13,7 +13,9 @@
 """What runs in a node below the product: OVS, OVN, containerd, kubelet."""
 
 from kclab import machine
+from kclab import networks
 from kclab import parts
+from kclab import rabbit
 from kclab import settings
 from kclab import ui
 
@@ -70,6 +72,38 @@ def _vswitchd(lab, node):
         command=lambda: ['ovs-vswitchd', f'unix:{SOCKET}', '--pidfile',
                          '--no-chdir'],
         ready=lambda: parts.run(lab, ['ovs-appctl', 'version'], node))
+
+
+def _neutron_agents(lab, node):
+    """ML2/OVS: what wires ports, and on one node what routes."""
+    def before():
+        root = machine.root(lab, node)
+        settings.write(
+            root / 'etc/neutron/neutron.conf', settings.template(
+                'neutron-agent.conf.in', name=node.name,
+                tunnel_ip=node.tunnel_ip, transport=rabbit.url(
+                    lab, 'neutron', rabbit.NEUTRON_VHOST)), 0o600)
+        (root / 'var/lib/neutron/lock').mkdir(parents=True, exist_ok=True)
+
+    def agent(name, program, agent_type):
+        def alive():
+            return any(a['alive'] and a['host'] == node.name
+                       and a['agent_type'] == agent_type for a in
+                       networks.call('GET', 'agents')['agents'])
+
+        return parts.Part(
+            lab, f'{node.name}/{name}', node=node, before=before,
+            command=lambda: [lab.venv_neutron / 'bin' / program,
+                             '--config-file=/etc/neutron/neutron.conf'],
+            env={'PATH': f'{lab.venv_neutron}/bin:{settings.PATH}',
+                 'PYTHONWARNINGS': 'ignore'}, ready=alive, whole=True)
+
+    found = [agent('ovs-agent', 'neutron-openvswitch-agent',
+                   'Open vSwitch agent')]
+    if node.gateway:
+        found.append(agent('l3-agent', 'neutron-l3-agent',
+                           'L3 agent'))
+    return found
 
 
 def _ovn_controller(lab, node):
@@ -134,9 +168,10 @@ def _kubelet(lab, node):
 
 
 def make_parts(lab, node):
-    return [_ovsdb(lab, node), _vswitchd(lab, node),
-            _ovn_controller(lab, node), _containerd(lab, node),
-            _kubelet(lab, node)]
+    wiring = ([_ovn_controller(lab, node)] if lab.spec['backend'] == 'ovn'
+              else _neutron_agents(lab, node))
+    return [_ovsdb(lab, node), _vswitchd(lab, node), *wiring,
+            _containerd(lab, node), _kubelet(lab, node)]
 
 
 def make_bare_network(lab, node):
