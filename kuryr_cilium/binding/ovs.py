@@ -117,7 +117,7 @@ class OVSDriver(driver.Driver):
         try:
             os_vif.plug(bound, _instance(pod_uid, pod_name))
         except os_vif_exceptions.ExceptionBase as error:
-            raise self._unavailable(error) from error
+            raise self._unavailable(_inner(error)) from error
         # NOTE: os-vif only logs what OVSDB refuses.
         port = self._switch.wait(
             links.tap, lambda port: _is(port, bound),
@@ -227,7 +227,8 @@ class OVSDriver(driver.Driver):
             LOG.info('Port %s is removed without os-vif: %s', links.tap,
                      error)
         except os_vif_exceptions.ExceptionBase as error:
-            LOG.warning('os-vif did not unplug %s: %s', links.tap, error)
+            LOG.warning('os-vif did not unplug %s: %s', links.tap,
+                        _inner(error))
         port = self._switch.wait(links.tap, lambda port: port is None,
                                  time.monotonic() + 1)
         if port is not None:
@@ -279,6 +280,11 @@ def _problem(vif):
             vif.network.obj_attr_is_set('bridge') and vif.network.bridge):
         return 'it names no bridge'
     return None
+
+
+def _inner(error):
+    """The text of what os-vif failed on."""
+    return ovsdb.describe(error.kwargs.get('err', error))
 
 
 def _is(port, vif):

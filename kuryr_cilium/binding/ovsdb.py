@@ -64,6 +64,16 @@ class Port:
             self.installed or self.tag not in (None, _DEAD_VLAN))
 
 
+def describe(error: Exception) -> str:
+    """The text of an error, also of ovsdbapp's that have none."""
+    try:
+        return str(error) or type(error).__name__
+    except AttributeError:
+        # NOTE: ovsdbapp raises a TimeoutException that has no text; str()
+        # of it fails.
+        return type(error).__name__
+
+
 class _Idl(connection.OvsdbIdl):
     """A replica that wakes waiters."""
 
@@ -158,7 +168,7 @@ class Switch:
             api.del_port(name, if_exists=True).execute(check_error=True)
         except Exception as error:
             raise self._unavailable('it did not remove port %s: %s' % (
-                name, error)) from error
+                name, describe(error))) from error
         with api.ovsdb_connection.lock:
             behind = any(row.cur_cfg < row.next_cfg for row
                          in api.tables['Open_vSwitch'].rows.values())
@@ -186,7 +196,7 @@ class Switch:
                     idl.changed = threading.Condition(link.lock)
                     self._api = _API(link)
                 except Exception as error:
-                    raise self._unavailable(error) from error
+                    raise self._unavailable(describe(error)) from error
             return self._api
 
     def _unavailable(self, reason):

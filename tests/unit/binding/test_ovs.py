@@ -11,6 +11,7 @@
 #    under the License.
 
 from os_vif.objects import vif as osv_vif
+from ovsdbapp import exceptions as ovsdbapp_exceptions
 
 from kuryr_cilium.binding import driver
 from kuryr_cilium.binding import ovs
@@ -64,6 +65,17 @@ class TestMTU(base.TestCase):
         vif = vifs.make()
         del vif.network.mtu
         self.assertEqual(1500, driver.mtu(vif))
+
+
+class TestDescribe(base.TestCase):
+
+    def test_text(self):
+        self.assertEqual('x', ovsdb.describe(ValueError('x')))
+        self.assertEqual('ValueError', ovsdb.describe(ValueError()))
+
+    def test_ovsdbapp_without_text(self):
+        self.assertEqual('TimeoutException', ovsdb.describe(
+            ovsdbapp_exceptions.TimeoutException()))
 
 
 class TestWired(base.TestCase):
