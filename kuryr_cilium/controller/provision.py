@@ -89,8 +89,8 @@ class Provisioner:
         try:
             if not self._leads():
                 return True
-            made = self._ports.create(neutron_ports.Pod(
-                pod.uid, pod.namespace, pod.name, pod.host))
+            made = self._ports.create(pod.namespace, pod.name, pod.uid,
+                                      pod.host)
             self._ledger.add(made.id, pod.uid, pod.host)
             if not self._leads():
                 # The next leader finds the port.
@@ -99,6 +99,9 @@ class Provisioner:
         except exceptions.KubernetesError as error:
             return self._failed(pod, FAILED_ANNOTATE, error)
         except exceptions.KuryrCiliumException as error:
+            if 'port' in error.kwargs:
+                # It exists and can't be used (yet).
+                self._ledger.add(error.kwargs['port'], pod.uid, pod.host)
             return self._failed(pod, FAILED_CREATE_PORT, error)
         if done:
             _SECONDS.observe(time.monotonic() - began)

@@ -39,6 +39,7 @@ from kuryr_cilium.k8s import leader
 from kuryr_cilium.k8s import reflector
 from kuryr_cilium.k8s import resources
 from kuryr_cilium.monitor import health
+from kuryr_cilium.neutron import client as neutron_client
 from kuryr_cilium.neutron import facts as neutron_facts
 from kuryr_cilium.neutron import ports as neutron_ports
 from kuryr_cilium.rpc import client as rpc_client
@@ -98,7 +99,7 @@ class Controller:
                                   self._pager.digest, self._nodes.listens,
                                   self._review)
         self._poller = poller.Poller(
-            'neutron-facts', self._ask_facts, conf.controller.facts_interval)
+            'neutron', self._ask_facts, conf.controller.facts_interval)
         self._reflectors = [
             self._reflector(resources.NAMESPACES, self._views.namespace),
             self._reflector(resources.NODES, self._node_changed),
@@ -134,8 +135,7 @@ class Controller:
         """What readiness depends on: {name: callable}."""
         found = {
             'lease': self._elector.check,
-            'neutron': self._ports.check,
-            'neutron-facts': self._poller.check,
+            'neutron': self._poller.check,
             'rabbitmq': self._check_rabbitmq,
         }
         for part in self._reflectors:
@@ -261,9 +261,12 @@ class ControllerService(service.Service):
         self._folder = tempfile.mkdtemp(prefix='kuryr-cilium-controller-')
         rpc_transport.set_defaults(self._conf, NAME,
                                    self._conf.controller.host, self._folder)
-        ports = neutron_ports.PortManager(self._conf)
+        neutron = neutron_client.Client(self._conf)
         self._controller = Controller(
-            self._conf, ports, lambda: neutron_facts.fastpath(ports))
+            self._conf,
+            neutron_ports.PortManager(self._conf, neutron,
+                                      self._conf.controller.cluster_name),
+            neutron_facts.Facts(neutron).unrestricted)
         self._controller.start()
 
     def wait(self):
