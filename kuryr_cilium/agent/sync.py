@@ -200,7 +200,7 @@ class Views:
             return ('The policy of the pod is not known: %s. Is '
                     'kuryr-cilium-controller running, and RabbitMQ '
                     'reachable from this node ([DEFAULT] transport_url)?'
-                    % self._trouble)
+                    % self._trouble.rstrip('.'))
         endpoint = self._view.endpoints.get(uid)
         if endpoint is None:
             return ('The controller\'s view of node %s has no endpoint of '
@@ -280,7 +280,8 @@ class Views:
 
     def _failed(self, result, trouble):
         if trouble != self._trouble:
-            LOG.warning('The policy view is not current: %s.', trouble)
+            LOG.warning('The policy view is not current: %s',
+                        trouble.rstrip('.'))
         self._trouble = trouble
         metrics.SYNCS.labels(result).inc()
         return self._backoff()
