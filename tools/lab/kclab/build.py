@@ -232,7 +232,7 @@ def make_venv(where, *pip):
 
 
 def build_neutron(lab):
-    stamp = digest(REQUIREMENTS, sys.version, lab.venv_neutron)
+    stamp = digest(REQUIREMENTS, sys.version, str(lab.venv_neutron))
     once(lab, 'venv-neutron', 'Python environment of Neutron', stamp,
          lambda: make_venv(lab.venv_neutron, '-r', REQUIREMENTS),
          [lab.venv_neutron / 'bin' / 'uwsgi'])
@@ -256,7 +256,7 @@ def build_product(lab):
         'requirements.txt', 'test-requirements.txt', 'setup.cfg',
         'pyproject.toml')]
     once(lab, 'venv', 'Python environment of kuryr-cilium',
-         digest(*files, sys.version, lab.clone, lab.venv),
+         digest(*files, sys.version, str(lab.clone), str(lab.venv)),
          lambda: make_venv(lab.venv, '--editable', lab.clone, '-r',
                            lab.clone / 'test-requirements.txt'),
          [lab.venv / 'bin' / 'kuryr-cilium-agent'])

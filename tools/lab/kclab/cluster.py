@@ -130,6 +130,7 @@ class Cluster:
             if part.node is None:
                 part.record.signal(9)
         machine.remove_all()
+        product.remove_shared_memory()
         if spec and not spec['netns_mount'] and os.path.ismount(
                 parts.NETNS) and not os.listdir(parts.NETNS):
             machine.unmount(parts.NETNS)

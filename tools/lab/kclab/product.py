@@ -13,6 +13,7 @@
 """The product in the lab: its programs, configuration and credentials."""
 
 import json
+import pathlib
 import shutil
 
 from kclab import controlplane
@@ -103,6 +104,12 @@ def _agent(lab, node):
                          f'--config-file={CONF}/kuryr-cilium.conf',
                          f'--config-dir={CONF}/kuryr-cilium.conf.d'],
         ready=parts.http_answers(*AGENT_HEALTH, '/healthz', node))
+
+
+def remove_shared_memory():
+    """What oslo.messaging keeps of the controller outside its folders."""
+    for path in pathlib.Path('/dev/shm').glob(f'{settings.CP}_*_qmanager'):
+        path.unlink(missing_ok=True)
 
 
 def make_parts(lab):

@@ -55,15 +55,15 @@ def node_permissions(name):
     Its own queues and replies and the fanout that all nodes share: nothing
     that belongs to another node.
     """
-    mine = (rf'kuryr-cilium-agent(_fanout)?|kuryr-cilium-agent\.{name}'
-            rf'|reply_{name}:.*|{EXCHANGE}')
-    return {key: f'^({mine})$' for key in ('configure', 'write', 'read')}
+    mine = (rf'^({EXCHANGE}|kuryr-cilium-agent(\.{name}|_fanout)?'
+            rf'|reply_{name}:kuryr-cilium-agent:\d+)$')
+    return {'configure': mine, 'write': mine, 'read': mine}
 
 
 def node_topics(name):
     """What it may send to, and receive, through the shared exchange."""
     return {'exchange': EXCHANGE,
-            'write': r'^kuryr-cilium-(controller|leader)(\..+)?$',
+            'write': r'^kuryr-cilium-(controller|leader)$',
             'read': rf'^kuryr-cilium-agent(\.{name})?$'}
 
 
