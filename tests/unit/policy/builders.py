@@ -12,6 +12,7 @@
 
 """API objects for tests, and what a view says of them."""
 
+import functools
 import json
 import uuid
 
@@ -22,6 +23,8 @@ from kuryr_cilium.policy import model
 from kuryr_cilium import vif
 
 NETWORK = str(uuid.UUID(int=1))
+
+_facts = functools.lru_cache(vif.facts)
 
 
 def annotation(addresses, number=1):
@@ -87,6 +90,10 @@ class Judge:
         self._views = {host: world.view(host) for host in world.hosts()}
         self._classes = {}
         self._tables = {}
+        self._endpoints = {obj.uid: (obj, host)
+                           for host, view in self._views.items()
+                           for obj in view.values()
+                           if isinstance(obj, model.Endpoint)}
         for host, view in self._views.items():
             found = classes.Classes(classes.counter())
             found.update({
@@ -123,11 +130,7 @@ class Judge:
     def _endpoint(self, obj):
         if obj is None:
             return None, None
-        for host, view in self._views.items():
-            endpoint = view.get('endpoint:' + obj['metadata']['uid'])
-            if endpoint:
-                return endpoint, host
-        return None, None
+        return self._endpoints.get(obj['metadata']['uid'], (None, None))
 
     def _table(self, host, ruleset):
         if ruleset not in self._tables:
@@ -141,5 +144,5 @@ def peer_of(obj, family):
     if obj is not None:
         text = (obj['metadata'].get('annotations') or {}).get(vif.ANNOTATION)
         if text:
-            return vif.facts(text).addresses[family]
+            return _facts(text).addresses[family]
     return ('192.0.2.1', '2001:db8::1')[family]

@@ -22,7 +22,7 @@ from tests.unit.policy import oracle
 from tests.unit.policy import strategies
 
 SETTINGS = hypothesis.settings(
-    deadline=None, max_examples=80, derandomize=True,
+    deadline=None, max_examples=60, derandomize=True,
     suppress_health_check=list(hypothesis.HealthCheck))
 
 PACKETS = ([(6, port) for port in strategies.PORTS + (500,)] +
