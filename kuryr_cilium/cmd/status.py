@@ -16,7 +16,7 @@ import sys
 
 from oslo_upgradecheck import upgradecheck
 
-from kuryr_cilium.cli import upgradecheck as checks
+from kuryr_cilium.agent import upgradecheck as checks
 from kuryr_cilium import conf
 
 

@@ -16,7 +16,7 @@ import fixtures
 from oslo_config import cfg
 
 from kuryr_cilium.agent import store
-from kuryr_cilium.cli import upgradecheck
+from kuryr_cilium.agent import upgradecheck
 from kuryr_cilium.conf import agent as agent_conf
 from kuryr_cilium.conf import binding as binding_conf
 from kuryr_cilium.conf import datapath as datapath_conf
