@@ -240,3 +240,49 @@ class EndpointUnknown(KuryrCiliumException):
 class TooManyEndpoints(DatapathError):
     message = ('This node has %(limit)d policed interfaces, the most that '
                'the datapath has room for: lower the kubelet\'s maxPods.')
+
+
+class NeutronError(KuryrCiliumException):
+    message = 'Neutron: %(method)s %(path)s: %(status)s %(reason)s'
+
+
+class NeutronUnavailable(NeutronError):
+    message = ('Neutron is not available: %(method)s %(path)s: %(reason)s. '
+               'It will be tried again; see the options of [neutron] if it '
+               'never was.')
+
+
+class NeutronNotFound(NeutronError):
+    pass
+
+
+class NeutronConflict(NeutronError):
+    pass
+
+
+class QuotaExceeded(KuryrCiliumException):
+    message = ('No port for pod %(pod)s: %(reason)s Raise the quota of the '
+               'project ("openstack quota set --ports") or remove ports.')
+
+
+class AddressesExhausted(KuryrCiliumException):
+    message = ('No port for pod %(pod)s: %(reason)s Add a subnet to the '
+               'network (and to [neutron] pod_subnets, if that is set).')
+
+
+class BindingFailed(KuryrCiliumException):
+    message = ('Neutron could not bind port %(port)s of pod %(pod)s to host '
+               '%(host)s. Check that "openstack network agent list --host '
+               '%(host)s" shows a live OVN controller or Open vSwitch agent: '
+               'its host (external_ids:hostname in Open_vSwitch) has to be '
+               'the name of the Kubernetes node; and that the agent can '
+               'reach the network %(network)s (bridge mappings, tunnels).')
+
+
+class PortNotSupported(KuryrCiliumException):
+    message = ('Port %(port)s on host %(host)s cannot be given to a pod: '
+               '%(reason)s')
+
+
+class PodNetworkInvalid(KuryrCiliumException):
+    message = '[neutron] %(option)s: %(reason)s'
