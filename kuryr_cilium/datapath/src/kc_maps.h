@@ -14,6 +14,7 @@
 
 #include <linux/bpf.h>
 #include <linux/types.h>
+#include <stdbool.h>
 #include <bpf/bpf_helpers.h>
 
 #define KC_ADDRS 8		/* addresses of an endpoint */
@@ -71,6 +72,9 @@ enum kc_reason {
 	KC_DROP_ICMP_UNRELATED = 21,	/* an ICMP error to no connection */
 	KC_DROP_TABLES = 22,		/* an entry that must be there is not */
 	KC_DROP_HOST_FRAME = 23,	/* the host sent what is not IP */
+	KC_DROP_CT_QUOTA = 24,		/* the endpoint has too many of them */
+	KC_DROP_SOURCE_ROUTE = 25,	/* the sender names routers on the way */
+	KC_DROP_INTERNAL = 26,		/* a helper of the kernel failed */
 	KC_REASONS = 64,
 };
 
@@ -83,7 +87,7 @@ enum kc_meta_index {
 	KC_META_NEXT_SPACE = 4,
 	KC_META_NEXT_NETWORK = 5,
 	KC_META_CT_QUOTA = 6,	/* entries of kc_ct an endpoint may have; 0: any */
-	KC_META_EVENT_RATE = 7,	/* events a second and CPU */
+	KC_META_EVENT_RATE = 7,	/* a second, CPU and endpoint; 0: default */
 	KC_META_MAX = 16,
 };
 
@@ -169,9 +173,15 @@ struct kc_ct_key {
 	__u8 proto;
 	__u8 local;		/* index in addrs of the endpoint */
 	__be16 lport;		/* ICMP echo: identifier */
-	__be16 rport;		/* other ICMP: type << 8 | code */
+	__be16 rport;		/* ICMP echo: enum kc_echo */
 	__u16 zero;
 	__u8 raddr[16];
+};
+
+/* Echoes that the pod asks and that it is asked never share an entry. */
+enum kc_echo {
+	KC_ECHO_OURS = 0xfffe,
+	KC_ECHO_THEIRS = 0xffff,
 };
 
 enum kc_ct_flag {
@@ -203,18 +213,24 @@ _Static_assert(sizeof(struct kc_ct) == 64, "a connection is one cache line");
 _Static_assert(sizeof(struct kc_ct_key) == 28,
 	       "no holes in a key");
 
+/* A datagram in fragments, by what the receiver puts it together by. */
 struct kc_frag_key {
 	__u32 endpoint;
 	__u32 id;
 	__u8 saddr[16];
 	__u8 daddr[16];
-	__u8 proto;
+	__u8 proto;		/* IPv6: 0 */
 	__u8 pad[3];
 };
 
+/* What only its first fragment tells. */
 struct kc_frag {
+	__u64 time;		/* ns of the monotonic clock */
 	__be16 sport;
 	__be16 dport;
+	__be16 port;
+	__u8 proto;
+	__u8 flags;		/* of enum kc_packet_flag */
 };
 
 struct kc_event {
@@ -233,6 +249,9 @@ struct kc_event {
 	__u8 reason;		/* KC_ALLOWED: a first verdict */
 	__u8 pad[7];
 };
+
+/* Of an endpoint's drops and first verdicts; several endpoints may share. */
+#define KC_RATES 256
 
 struct kc_rate {
 	__u64 second;
@@ -273,14 +292,15 @@ KC_MAP(kc_ct_count_v1, BPF_MAP_TYPE_HASH, __u32, __u64, 4096,
 KC_MAP(kc_frag_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_frag_key, struct kc_frag,
        8192, 0);
 KC_MAP(kc_drops_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, KC_REASONS, 0);
-KC_MAP(kc_rate_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct kc_rate, 1, 0);
+KC_MAP(kc_rate_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct kc_rate, KC_RATES,
+       0);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
 } kc_events_v1 SEC(".maps");
 
-/* Never instantiated: puts the types that are in no map into BTF. */
+/* Puts into BTF what is in no map, for layout.py to be compared with. */
 struct kc_types {
 	struct kc_event event;
 	enum kc_ruleset ruleset;
@@ -290,6 +310,7 @@ struct kc_types {
 	enum kc_reason reason;
 	enum kc_meta_index meta;
 	enum kc_endpoint_flag endpoint_flag;
+	enum kc_echo echo;
 	enum kc_ct_flag ct_flag;
 };
 
