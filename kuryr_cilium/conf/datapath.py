@@ -42,6 +42,10 @@ OPTS = [
         'clang', default='clang',
         help='The compiler, needed only where the compiled programs do not '
              'come with the package.'),
+    cfg.IntOpt(
+        'event_rate', default=500, min=0,
+        help='How many flow events each CPU reports in a second at most. '
+             'Drops are counted in any case. 0 turns events off.'),
 ]
 
 

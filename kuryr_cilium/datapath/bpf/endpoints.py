@@ -54,6 +54,11 @@ class Judges:
     numbers: Mapping[str, int] = dataclasses.field(default_factory=dict)
     refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def knows(self, local: Local) -> bool:
+        """Whether the view has an endpoint for an interface."""
+        endpoint = self.view.endpoints.get(local.uid)
+        return endpoint is not None and endpoint.vif_id == local.vif_id
+
     def of(self, local: Local) -> tuple[int, int, bool, Optional[str]]:
         """Judge an interface.
 
@@ -64,9 +69,9 @@ class Judges:
         if not local.active:
             return rows.RULESET_NONE, rows.RULESET_NONE, False, None
         deny = rows.RULESET_DENY
-        endpoint = self.view.endpoints.get(local.uid)
-        if endpoint is None or endpoint.vif_id != local.vif_id:
+        if not self.knows(local):
             return deny, deny, False, None
+        endpoint = self.view.endpoints[local.uid]
         numbers = []
         for name in (endpoint.ingress, endpoint.egress):
             if name == model.ALLOW_ALL:

@@ -1,0 +1,132 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Connections: what has expired goes, and is counted anew.
+
+The programs judge by the same times (kc_ct.h): an entry that is past them
+is no connection any more, wherever it still lies.
+"""
+
+import collections
+import struct
+import time
+from typing import Callable, NamedTuple
+
+from kuryr_cilium.datapath.bpf import layout
+from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.datapath.bpf import maps as maps_
+
+_SECOND = 10 ** 9
+
+TCP = 86400 * _SECOND
+#: Instead of TCP when the map is more than BUSY full.
+TCP_BUSY = 7200 * _SECOND
+BUSY = 0.75
+TCP_OPENING = 60 * _SECOND
+TCP_CLOSING = 10 * _SECOND
+OTHER = 180 * _SECOND
+OTHER_NEW = 30 * _SECOND
+TOMBSTONE = 120 * _SECOND
+
+_WITH_STATE = (6, 132)
+_KEY = struct.Struct('=IB')
+_LAST = layout.U64
+_FLAGS = struct.Struct('=H')
+_FLAGS_AT = 40
+
+
+class Swept(NamedTuple):
+    """What a sweep did.
+
+    :ivar live: connections that were left.
+    :ivar removed: entries that were deleted.
+    """
+
+    live: int
+    removed: int
+
+
+def lifetime(protocol: int, flags: int, busy: bool) -> int:
+    """After how many idle nanoseconds an entry has expired."""
+    if flags & layout.CtFlag.TOMBSTONE:
+        return TOMBSTONE
+    if protocol in _WITH_STATE:
+        if flags & layout.CtFlag.CLOSING:
+            return TCP_CLOSING
+        if not flags & layout.CtFlag.REPLIED:
+            return TCP_OPENING
+        return TCP_BUSY if busy else TCP
+    return OTHER if flags & layout.CtFlag.REPLIED else OTHER_NEW
+
+
+def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
+          busy: bool = False) -> Swept:
+    """Delete expired entries and those of endpoints that are gone.
+
+    The count of connections by endpoint, which the quota is held against,
+    is written anew; what a program counts meanwhile may be lost until the
+    next sweep.
+
+    :param alive: whether an endpoint number is in use.
+    :param busy: the last sweep left more than a share of BUSY.
+    """
+    counts: collections.Counter[int] = collections.Counter()
+    removed = 0
+    for table in (maps_.HALF_OPEN, maps_.CONNECTIONS):
+        fd = maps.fd(table)
+        for keys, values in _batches(fd):
+            now = time.monotonic_ns()
+            expired = []
+            for key, value in zip(keys, values):
+                endpoint, protocol = _KEY.unpack_from(key)
+                idle = now - _LAST.unpack_from(value)[0]
+                flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
+                if not alive(endpoint) or idle > lifetime(
+                        protocol, flags, busy):
+                    expired.append(key)
+                elif table == maps_.CONNECTIONS:
+                    counts[endpoint] += 1
+            removed += _delete(fd, expired)
+    removed += _sweep_fragments(maps, alive)
+    _write_counts(maps, counts)
+    return Swept(counts.total(), removed)
+
+
+def _sweep_fragments(maps, alive):
+    fd = maps.fd(maps_.FRAGMENTS)
+    return sum(_delete(fd, [key for key in keys if not alive(
+        layout.U32.unpack_from(key)[0])]) for keys, _ in _batches(fd))
+
+
+def _write_counts(maps, counts):
+    fd = maps.fd(maps_.CONNECTION_COUNT)
+    gone = [key for key, _ in libbpf.map_items(fd)
+            if layout.U32.unpack(key)[0] not in counts]
+    _delete(fd, gone)
+    libbpf.map_update_batch(
+        fd, b''.join(map(layout.U32.pack, counts)),
+        b''.join(map(layout.U64.pack, counts.values())), len(counts))
+
+
+def _batches(fd):
+    # NOTE: the cookie is the number of a hash bucket, so deleting what was
+    # read does not disturb the way on.
+    cookie = None
+    while True:
+        keys, values, cookie = libbpf.map_lookup_batch(fd, cookie)
+        yield keys, values
+        if cookie is None:
+            return
+
+
+def _delete(fd, keys):
+    return libbpf.map_delete_batch(fd, b''.join(keys), len(keys))
