@@ -30,6 +30,7 @@ class KuryrCiliumException(Exception):
 class InvalidVIF(KuryrCiliumException):
     message = ('The pod\'s VIF annotation cannot be used: %(reason)s. Delete '
                'the pod, so that it is made anew.')
+    code = 101
 
 
 class InvalidWireObject(KuryrCiliumException):
@@ -113,6 +114,7 @@ class PluginNotAvailableLimited(CNIError):
 
 class StoreError(KuryrCiliumException):
     message = 'Cannot write %(path)s: %(reason)s'
+    code = 106
 
 
 class AlreadyRunning(KuryrCiliumException):
@@ -144,6 +146,7 @@ class RuleSetTooLarge(KuryrCiliumException):
 
 class LinkError(KuryrCiliumException):
     message = 'The kernel refused to %(what)s: %(reason)s'
+    code = 104
 
 
 class NetnsGone(KuryrCiliumException):
@@ -151,10 +154,12 @@ class NetnsGone(KuryrCiliumException):
                'the pod\'s sandbox is gone, or the container runtime keeps '
                'its namespaces where the agent cannot see them (mount '
                '/run/netns with HostToContainer propagation).')
+    code = 104
 
 
 class VIFNotSupported(KuryrCiliumException):
     message = 'VIF %(vif)s cannot be bound on this node: %(reason)s'
+    code = 102
 
 
 class SwitchUnavailable(KuryrCiliumException):
@@ -173,6 +178,7 @@ class VIFNotWired(KuryrCiliumException):
 
 class PodNetworkBroken(KuryrCiliumException):
     message = 'The network of pod %(pod)s is not as it was made: %(problem)s'
+    code = 103
 
 
 class PlugBusy(KuryrCiliumException):
@@ -229,6 +235,7 @@ class KubernetesForbidden(KubernetesError):
 
 class DatapathError(KuryrCiliumException):
     message = 'The datapath cannot work on this node: %(reason)s'
+    code = 105
 
 
 class EndpointUnknown(KuryrCiliumException):

@@ -87,6 +87,11 @@ class Reporter:
             metrics.RELEASES_WAITING.set(len(self._waiting))
         self._wake.set()
 
+    def list_soon(self) -> None:
+        """Send the list of what is plugged now: there is a new leader."""
+        self._due = 0.0
+        self._wake.set()
+
     def waiting(self) -> int:
         """How many releases wait to be taken."""
         with self._lock:
@@ -118,8 +123,13 @@ class Reporter:
 
     def _report(self):
         if time.monotonic() >= self._due:
-            self._client.plugged(self._host, list(self._plugged()))
+            # NOTE: a leader that comes in the middle of it is sent another.
             self._due = time.monotonic() + self._interval
+            try:
+                self._client.plugged(self._host, list(self._plugged()))
+            except Exception:
+                self._due = 0.0
+                raise
         with self._lock:
             for vif_id in [v for v in self._waiting if self._holds(v)]:
                 del self._waiting[vif_id]

@@ -144,7 +144,8 @@ class AgentService(service.Service):
         self._views = sync.Views(
             host, self._controller, self._datapath,
             viewfile.ViewFile(state / 'view.json'),
-            conf.agent.resync_interval, lambda: self._plugger.resume())
+            conf.agent.resync_interval, lambda: self._plugger.resume(),
+            lambda: self._reporter.list_soon())
         self._hints = rpc_server.HintServer(conf, host, self._views.hint)
         self._plugger = plug.Plugger(
             self._binding, self._datapath, self._store, self._views,
@@ -226,6 +227,9 @@ class AgentService(service.Service):
         time. So a controller or an API server that is away doesn't count,
         once this node has a view: pods wait for them.
         """
+        refused = self._views.refused()
+        if refused:
+            raise exceptions.PluginNotAvailableLimited(reason=refused)
         trouble = probe.ovsdb(self._conf.binding.ovsdb_connection)
         if trouble:
             raise exceptions.PluginNotAvailable(reason=trouble)

@@ -49,23 +49,28 @@ class Views:
     :param client: an rpc.client.ControllerClient.
     :param interval: seconds between two pulls without a hint.
     :param on_applied: called in the writer thread after each applied view.
+    :param on_epoch: called in the writer thread when the controllers have a
+        new leader, which knows nothing of this node yet.
     """
 
     def __init__(self, host: str, client, datapath: driver.Driver,
                  file: viewfile.ViewFile, interval: float = 60.0,
-                 on_applied: Callable[[], object] = lambda: None):
+                 on_applied: Callable[[], object] = lambda: None,
+                 on_epoch: Callable[[], object] = lambda: None):
         self._host = host
         self._client = client
         self._datapath = datapath
         self._file = file
         self._interval = interval
         self._on_applied = on_applied
+        self._on_epoch = on_epoch
         self._held: Mapping[str, view.Held] = {}
         self._view: Optional[model.View] = None
         self._epoch = -1
         self._denied: Mapping[str, str] = {}
         self._confirmed: Optional[float] = None
         self._trouble = 'no controller was asked yet'
+        self._refused: Optional[str] = None
         self._incomplete = False
         self._unsaved: Optional[float] = None
         self._failures = 0
@@ -133,6 +138,10 @@ class Views:
         """What keeps the view from being current; None if nothing does."""
         return self._trouble or None
 
+    def refused(self) -> Optional[str]:
+        """Why the datapath refused the last view; None if it did not."""
+        return self._refused
+
     def hint(self, epoch: int, changed: Mapping[str, Optional[str]]) -> None:
         """Something may have changed: {key: digest, None if removed}.
 
@@ -140,6 +149,9 @@ class Views:
         is to be held comes with the ruleset that names it.
         """
         if epoch < self._epoch:
+            return
+        if epoch > self._epoch:
+            self._wake.set()
             return
         for key, digest in changed.items():
             held = self._held.get(key)
@@ -251,10 +263,12 @@ class Views:
                          self._view is None or self._incomplete or
                          answer.epoch != self._epoch)
         if different:
+            before = self._epoch
             try:
                 self._apply(answer.epoch, view.merge(
                     base, answer.changed, answer.digests, answer.removed))
             except exceptions.KuryrCiliumException as error:
+                self._refused = str(error)
                 return self._failed(
                     'not-applied', 'a changed view could not be brought in '
                     'force: %s' % error)
@@ -263,6 +277,8 @@ class Views:
         metrics.SYNCS.labels('changed' if different else 'same').inc()
         if different:
             self._on_applied()
+            if answer.epoch != before:
+                self._on_epoch()
         if self._incomplete:
             self._trouble = ('the controller\'s view lacks objects it '
                              'names; what depends on them denies')
@@ -308,6 +324,7 @@ class Views:
             self._view = assembled.view
             self._denied = dict(applied.denied)
             self._incomplete = bool(assembled.problems)
+            self._refused = None
         metrics.VIEW_EPOCH.set(epoch)
         metrics.ENDPOINTS_DENIED.set(len(applied.denied))
         for kind in ('endpoints', 'rulesets', 'selectors'):

@@ -227,7 +227,7 @@ class TestServer(base.TestCase):
             log='log')
         self.assertFails(11, 'ovn-controller', self.ask('ADD'))
         self.plugger.error = exceptions.VIFNotSupported(vif='v', reason='r')
-        self.assertFails(100, 'cannot be bound', self.ask('ADD'))
+        self.assertFails(102, 'cannot be bound', self.ask('ADD'))
         self.plugger.error = ZeroDivisionError('a fault')
         self.assertFails(100, 'ZeroDivisionError', self.ask('ADD'))
         self.plugger.error = None
@@ -250,7 +250,7 @@ class TestServer(base.TestCase):
         self.pods.handle(reflector.ADDED, {'metadata': {
             'uid': samples.UID, 'namespace': 'default', 'name': 'web',
             'annotations': {kc_vif.ANNOTATION: 'garbage'}}})
-        self.assertFails(100, 'annotation', self.ask('ADD'))
+        self.assertFails(101, 'annotation', self.ask('ADD'))
         self.assertIsNone(self.store.find('c1', 'eth0'))
 
     def test_a_del_does_not_wait_for_an_add(self):
@@ -318,7 +318,7 @@ class TestServer(base.TestCase):
         self.ask('ADD')
         self.plugger.error = exceptions.PodNetworkBroken(
             pod='default/web', problem='link kc is down')
-        self.assertFails(100, 'link kc is down', self.ask('CHECK'))
+        self.assertFails(103, 'link kc is down', self.ask('CHECK'))
 
     def test_gc(self):
         self.annotate()

@@ -93,6 +93,13 @@ class TestReporter(base.TestCase):
         base.wait_until(lambda: ('plugged', 'node-1', [OTHER])
                         in self.leader.reports)
 
+    def test_a_new_leader_is_sent_the_list_at_once(self):
+        self.reporter.start()
+        self.reports(1)
+        self.reporter.list_soon()
+        self.assertEqual(['plugged'] * 2,
+                         [what[0] for what in self.reports(2)])
+
     def test_a_port_that_is_plugged_again_is_not_released(self):
         self.held = {OTHER}
         self.reporter.released(samples.record(vif_id=OTHER))

@@ -40,13 +40,14 @@ class TestViews(base.TestCase):
         self.controller = samples.Controller(samples.endpoint())
         self.datapath = samples.Datapath()
         self.resumed = []
+        self.epochs = []
         self.views = self.make()
 
     def make(self, interval=600.0):
         views = sync.Views(
             'node-1', self.controller, self.datapath,
             viewfile.ViewFile(self.path), interval,
-            lambda: self.resumed.append(1))
+            lambda: self.resumed.append(1), lambda: self.epochs.append(1))
         self.addCleanup(views.stop)
         return views
 
@@ -134,6 +135,15 @@ class TestViews(base.TestCase):
         self.controller.epoch = 8
         self.assertEqual(8, self.applied(2).epoch)
 
+    def test_a_new_leader_is_noticed_by_its_hints(self):
+        self.views.start()
+        self.wait_endpoint()
+        base.wait_until(lambda: self.epochs == [1])
+        self.controller.epoch = 2
+        self.views.hint(2, {'selector:other': 'x'})
+        self.assertEqual(2, self.applied(2).epoch)
+        base.wait_until(lambda: self.epochs == [1, 1])
+
     def test_no_answer_enforces_the_last(self):
         self.views.start()
         self.wait_endpoint()
@@ -157,10 +167,12 @@ class TestViews(base.TestCase):
         self.views.start()
         self.pulled(3)
         self.assertIn('maps', self.views.trouble())
+        self.assertIn('maps', self.views.refused())
         self.assertRaises(exceptions.EndpointNotInView, self.wait_endpoint,
                           0.1)
         self.datapath.error = None
         self.wait_endpoint()
+        self.assertIsNone(self.views.refused())
         self.assertEqual(1, len(self.datapath.applied))
 
     def test_an_incomplete_view_denies_until_it_is_whole(self):
