@@ -91,7 +91,10 @@ class Cluster:
         if os.geteuid():
             raise settings.LabError('the lab needs root')
         spec = self._wanted(nodes, backend, bare)
-        spec['kube_bin'] = build.run(self.lab, spec['bare'], kube_bin)
+        spec['kube_folder'] = (os.path.abspath(kube_bin) if kube_bin
+                               else spec.get('kube_folder'))
+        spec['kube_bin'] = build.run(self.lab, spec['bare'],
+                                     spec['kube_folder'])
         self.lab.save_spec(spec)
         self.lab.log.mkdir(parents=True, exist_ok=True)
         self.refresh()
@@ -111,7 +114,7 @@ class Cluster:
                         'of it')
             return {'nodes': nodes or 2, 'backend': backend or 'ovn',
                     'bare': bool(bare),
-                    'netns_mount': os.path.ismount(parts.NETNS)}
+                    'netns_mount': machine.is_mounted(parts.NETNS)}
         for name, value in (('backend', backend), ('bare', bare)):
             if value is not None and value != spec[name]:
                 raise settings.LabError(
@@ -131,9 +134,8 @@ class Cluster:
                 part.record.signal(9)
         machine.remove_all()
         product.remove_shared_memory()
-        if spec and not spec['netns_mount'] and os.path.ismount(
-                parts.NETNS) and not os.listdir(parts.NETNS):
-            machine.unmount(parts.NETNS)
+        if spec and not spec['netns_mount']:
+            machine.forget_netns_mount()
         if spec:
             shutil.rmtree(self.lab.state)
         else:

@@ -223,7 +223,16 @@ def remove_all():
     _remove_cgroups()
 
 
-def unmount(path):
-    done = subprocess.run(['umount', path], capture_output=True, text=True)
-    if done.returncode:
-        raise settings.LabError(done.stderr.strip())
+def is_mounted(path):
+    """Whether something is mounted there, a folder on itself included."""
+    lines = pathlib.Path('/proc/self/mountinfo').read_text().splitlines()
+    return path in (line.split()[4] for line in lines)
+
+
+def forget_netns_mount():
+    """Undo what the first `ip netns add` on a host does."""
+    if is_mounted(parts.NETNS) and not os.listdir(parts.NETNS):
+        done = subprocess.run(['umount', parts.NETNS], capture_output=True,
+                              text=True)
+        if done.returncode:
+            raise settings.LabError(done.stderr.strip())
