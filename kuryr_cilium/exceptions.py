@@ -238,6 +238,12 @@ class DatapathError(KuryrCiliumException):
     code = 105
 
 
+class ViewUnusable(KuryrCiliumException):
+    message = ('The policy view cannot be brought in force: %(reason)s. It '
+               'heals with the next complete sync; if it does not, compare '
+               'the versions of the controllers and of this agent.')
+
+
 class EndpointUnknown(KuryrCiliumException):
     message = ('Interface %(vif)s is not in the policy view of this node: it '
                'goes on dropping everything until the controller sends its '

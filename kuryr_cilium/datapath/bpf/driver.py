@@ -163,7 +163,7 @@ class BPFDriver(driver.Driver):
 
     def apply(self, view: model.View) -> driver.Applied:
         if not view.synced:
-            raise exceptions.ViewInvalid(
+            raise exceptions.ViewUnusable(
                 reason='the controller had not listed everything yet')
         with self._writer.lock:
             self._view = view

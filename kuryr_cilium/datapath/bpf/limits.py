@@ -129,7 +129,7 @@ def full(what: str) -> str:
 
 def _compile(ruleset, rulesets):
     if ruleset not in rulesets:
-        raise exceptions.ViewInvalid(reason=f'ruleset {ruleset} is missing')
+        raise exceptions.ViewUnusable(reason=f'ruleset {ruleset} is missing')
     return compiler.compile_ruleset(rulesets[ruleset])
 
 
@@ -138,7 +138,7 @@ def _check_selectors(table, selectors):
         # NOTE: entity selectors are never sent, see policy/entities.py. A
         # missing one could hide a deny rule's peers.
         if selector not in selectors and not selector.startswith('entity:'):
-            raise exceptions.ViewInvalid(
+            raise exceptions.ViewUnusable(
                 reason=f'selector {selector} of ruleset {table.id} is '
                        'missing')
 
