@@ -14,12 +14,14 @@
 
 import base64
 import contextlib
+import http.client
 import json
 import os
 import pathlib
+import signal
 import ssl
-import http.client
 import subprocess
+import sys
 import time
 import urllib.parse
 
@@ -179,3 +181,40 @@ def percentile(values, part):
     """The value below which that part (0 to 1) of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def script(name):
+    """The command that runs a script of the benchmarks within a node."""
+    return [sys.executable, str(ROOT / 'benchmarks' / name)]
+
+
+def netns(pod_seen):
+    """Path of a pod's network namespace within its node."""
+    node = pod_seen['spec']['nodeName']
+    for endpoint in json.loads(on_node(
+            node, 'kuryr-cilium', 'endpoint', 'list', '-f', 'json')):
+        if endpoint['uid'] == pod_seen['metadata']['uid']:
+            return endpoint['netns']
+    raise RuntimeError('node %s has no endpoint of pod %s' % (
+        node, pod_seen['metadata']['name']))
+
+
+@contextlib.contextmanager
+def in_pod(pod_seen, *args):
+    """A process within a pod's network namespace; ended afterwards."""
+    process = subprocess.Popen(
+        [COMMAND, 'shell', pod_seen['spec']['nodeName'], '--', 'nsenter',
+         '--net=' + netns(pod_seen), *args],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        start_new_session=True)
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def ask_in_pod(pod_seen, *args):
+    """Run a command in a pod's network namespace; what it prints."""
+    return on_node(pod_seen['spec']['nodeName'], 'nsenter',
+                   '--net=' + netns(pod_seen), *args)

@@ -16,7 +16,13 @@ The backend of oslo.service has to be chosen before anything imports
 oslo_messaging or oslo_service.service, which would choose eventlet.
 """
 
-from oslo_service import backend
+import warnings
+
+# NOTE: futurist, of which oslo.service makes use, imports eventlet where it is
+# installed. Nothing here runs on it, so its warning would only alarm.
+warnings.filterwarnings('ignore', message=r'\s*Eventlet is deprecated')
+
+from oslo_service import backend  # noqa: E402
 
 try:
     backend.init_backend(backend.BackendType.THREADING)

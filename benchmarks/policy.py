@@ -1,0 +1,103 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""From the creation of a policy to its being enforced on a running pod.
+
+A stream of datagrams, one each millisecond, crosses the nodes. A policy that
+denies it is created: the time until the last datagram arrives is taken from
+the moment before the request to the API server. The same for its deletion,
+until the first arrives again.
+"""
+
+import threading
+import time
+
+from benchmarks import lab
+
+ROUNDS = 40
+PORT = 7001
+#: Seconds without a datagram after which the stream counts as cut.
+SILENCE = 0.3
+POLICIES = '/apis/networking.k8s.io/v1/namespaces/%s/networkpolicies'
+
+
+class Ear:
+    """Times at which datagrams arrived, read as they are printed."""
+
+    def __init__(self, process):
+        self.last = 0.0
+        self.first_after = None
+        self._mark = None
+        self._thread = threading.Thread(
+            target=self._read, args=(process.stdout,), daemon=True)
+        self._thread.start()
+
+    def _read(self, stream):
+        for line in stream:
+            self.last = float(line)
+            if self._mark is not None and self.last >= self._mark:
+                self.first_after, self._mark = self.last, None
+
+    def wait_silence(self):
+        """Wait until nothing arrives; the time of the last arrival."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() - self.last < SILENCE:
+            if time.monotonic() > deadline:
+                raise RuntimeError('the policy was not enforced in 30 s')
+            time.sleep(0.01)
+        return self.last
+
+    def wait_sound(self, mark):
+        """Wait for an arrival after mark; the time of the first."""
+        self.first_after, self._mark = None, mark
+        deadline = time.monotonic() + 30
+        while self.first_after is None:
+            if time.monotonic() > deadline:
+                raise RuntimeError('the stream was not heard in 30 s')
+            time.sleep(0.001)
+        return self.first_after
+
+
+def run():
+    """Figures and context of the benchmark."""
+    api = lab.API()
+    enforced, allowed = [], []
+    with lab.namespace(api) as namespace:
+        sender, _ = lab.start(api, lab.pod('sender', 'node-a'))
+        receiver, _ = lab.start(api, lab.pod('receiver', 'node-b',
+                                             {'app': 'receiver'}))
+        policies = POLICIES % namespace
+        deny = {'apiVersion': 'networking.k8s.io/v1',
+                'kind': 'NetworkPolicy', 'metadata': {'name': 'deny'},
+                'spec': {'podSelector': {'matchLabels': {'app': 'receiver'}},
+                         'policyTypes': ['Ingress']}}
+        with lab.in_pod(receiver, *lab.script('stream.py'), 'receive',
+                        str(PORT)) as ear_process, \
+                lab.in_pod(sender, *lab.script('stream.py'), 'send',
+                           receiver['status']['podIP'], str(PORT)):
+            ear = Ear(ear_process)
+            ear.wait_sound(time.monotonic())
+            for number in range(ROUNDS):
+                begin = time.monotonic()
+                api.request('POST', policies, deny)
+                enforced.append((ear.wait_silence() - begin) * 1000)
+                begin = time.monotonic()
+                api.request('DELETE', policies + '/deny')
+                allowed.append((ear.wait_sound(begin) - begin) * 1000)
+                lab.say('%2d: denied after %4.0f ms, allowed after %4.0f ms',
+                        number, enforced[-1], allowed[-1])
+    return ({
+        'policy_enforced_p50_ms': lab.percentile(enforced, 0.5),
+        'policy_enforced_p99_ms': lab.percentile(enforced, 0.99),
+        'policy_allowed_p50_ms': lab.percentile(allowed, 0.5),
+        'policy_allowed_p99_ms': lab.percentile(allowed, 0.99),
+    }, {'rounds': ROUNDS, 'resolution_ms': 1})
