@@ -126,10 +126,17 @@ class _Rules(columns.FormattableColumn):
 class DropList(lister.Lister):
     """List the packets that were dropped, by reason."""
 
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument('--all', action='store_true',
+                            help='also reasons for which none was dropped')
+        return parser
+
     def take_action(self, parsed_args):
         drops = self.app.agent.get('/v1/drops')
         return ('reason', 'packets'), sorted(
-            drops.items(), key=lambda item: (-item[1], item[0]))
+            (item for item in drops.items() if item[1] or parsed_args.all),
+            key=lambda item: (-item[1], item[0]))
 
 
 class Monitor(command.Command):

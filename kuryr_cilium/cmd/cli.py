@@ -13,12 +13,15 @@
 """kuryr-cilium: the operator's command line."""
 
 import importlib.metadata
+import os
 import sys
 
 from kuryr_cilium.cli import shell
 
 
 def main(argv=None):
+    # NOTE: tables as wide as the terminal; cliff asks for it by variable.
+    os.environ.setdefault('CLIFF_FIT_WIDTH', '1')
     try:
         version = importlib.metadata.version('kuryr-cilium')
     except importlib.metadata.PackageNotFoundError:
