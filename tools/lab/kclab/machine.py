@@ -169,8 +169,24 @@ def power_on(lab, node):
     :returns: whether it was started by this call.
     """
     record = parts.node_record(lab, node)
-    if record.pid:
-        return False
+    fresh = record.pid is None
+    if fresh:
+        _boot(lab, node, record)
+
+    def check():
+        if record.pid is None:
+            raise settings.LabError(
+                f'{node.name} has died. The end of its log:\n'
+                + procs.tail(lab.log / f'{node.name}.log'))
+
+    def booted():
+        return os.path.exists(f'/proc/{record.pid}/root/run/lab-ready')
+
+    ui.wait_for(booted, 30, f'{node.name} to boot', check=check)
+    return fresh
+
+
+def _boot(lab, node, record):
     # What a node that was killed left behind: its devices would live on,
     # and its empty cgroups delay the next kubelet by half a minute.
     delete_netns(node.netns)
@@ -182,20 +198,11 @@ def power_on(lab, node):
         (disk / name).mkdir(parents=True, exist_ok=True)
     shared = [lab.clone, lab.cache]
     shared += {os.path.dirname(p) for p in lab.spec['kube_bin'].values()}
-    pid = procs.spawn(
-        [settings.LAB / 'node-init', node.name, node.index, disk, lab.state,
-         *shared], parts.environment(lab), lab.log / f'{node.name}.log',
-        netns=f'{parts.NETNS}/{node.netns}', new=procs.MACHINE)
-    record.write(pid)
-
-    def check():
-        if record.pid is None:
-            raise settings.LabError(
-                f'{node.name} has died. The end of its log:\n'
-                + procs.tail(lab.log / f'{node.name}.log'))
-    ui.wait_for(lambda: os.path.exists(f'/proc/{pid}/root/run/lab-ready'),
-                30, f'{node.name} to boot', check=check)
-    return True
+    argv = [settings.LAB / 'node-init', node.name, node.index, disk,
+            lab.state, *shared]
+    procs.spawn(record, argv, parts.environment(lab),
+                lab.log / f'{node.name}.log', new=procs.MACHINE,
+                netns=f'{parts.NETNS}/{node.netns}')
 
 
 def power_off(lab, node):

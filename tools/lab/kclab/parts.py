@@ -100,11 +100,10 @@ class Part:
         self._end_session()
         self.before()
         machine = node_pid(self.lab, self.node) if self.node else None
-        pid = procs.spawn(
-            self.command(), environment(self.lab) | self.env | env,
-            self.log, cwd=self.cwd, inside=machine,
-            netns=None if machine else CP_NETNS)
-        self.record.write(pid)
+        procs.spawn(
+            self.record, self.command(),
+            environment(self.lab) | self.env | env, self.log, cwd=self.cwd,
+            inside=machine, netns=None if machine else CP_NETNS)
 
     def stop(self, kill=False, timeout=20):
         """End it: by SIGTERM, then by SIGKILL, or by SIGKILL at once."""

@@ -16,6 +16,7 @@ A process is remembered by its pid, its start time and the boot it belongs
 to, so that a number used again for something else is never taken for ours.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -33,6 +34,7 @@ CLONE_NEWPID = 0x20000000
 MACHINE = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID
 JOINED = ('ipc', 'uts', 'net', 'pid', 'mnt')
 
+_spawning = threading.Lock()
 _libc = ctypes.CDLL(None, use_errno=True)
 _boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
 
@@ -151,41 +153,53 @@ def in_netns(path, function, *args, **kwargs):
     return outcome['value']
 
 
-def spawn(argv, env, log, cwd='/', netns=None, inside=None, new=0):
+def spawn(record, argv, env, log, cwd='/', netns=None, inside=None, new=0):
     """Start a program as a session of its own that outlives us.
 
+    It is remembered before it runs: should we be killed in between, it ends.
+
+    :param record: the Record to remember it in.
     :param log: file that its output is appended to.
     :param netns: path of a network namespace to enter.
     :param inside: pid whose namespaces, of every kind, to enter.
     :param new: CLONE_NEW* of the namespaces to make for it.
-    :returns: its pid here.
     """
-    handles = []
-    if netns:
-        handles.append(os.open(netns, os.O_RDONLY | os.O_CLOEXEC))
-    for kind in JOINED if inside else ():
-        handles.append(os.open(f'/proc/{inside}/ns/{kind}',
-                               os.O_RDONLY | os.O_CLOEXEC))
-    pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND
-                     | os.O_CLOEXEC, 0o644)
-    reader, writer = os.pipe2(os.O_CLOEXEC)
     argv = [str(a) for a in argv]
     env = {k: str(v) for k, v in env.items()}
-    child = os.fork()
-    if child == 0:
-        _child(argv, env, cwd, handles, new, output, writer)
-    for handle in (*handles, output, writer):
-        os.close(handle)
-    os.waitpid(child, 0)
-    with os.fdopen(reader) as answers:
-        pid, _, error = answers.read().partition('\n')
+    pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
+    # One at a time: a child must not hold the pipe ends of another.
+    with _spawning, contextlib.ExitStack() as stack:
+        def own(handle):
+            stack.callback(os.close, handle)
+            return handle
+
+        handles = [own(os.open(netns, os.O_RDONLY))] if netns else []
+        handles += [own(os.open(f'/proc/{inside}/ns/{kind}', os.O_RDONLY))
+                    for kind in (JOINED if inside else ())]
+        output = own(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+                             0o644))
+        reader, writer = os.pipe()
+        go_reader, go_writer = os.pipe()
+        own(go_reader)
+        child = os.fork()
+        if child == 0:
+            os.close(go_writer)
+            _child(argv, env, cwd, handles, new, output, writer, go_reader)
+        os.close(writer)
+        with open(reader) as answers, open(go_writer, 'w') as go:
+            os.waitpid(child, 0)
+            pid = answers.readline().strip()
+            if pid:
+                record.write(int(pid))
+                go.write('go')
+                go.flush()
+            error = answers.read().strip()
     if error or not pid:
-        raise settings.LabError(f'{argv[0]} did not start: {error or pid}')
-    return int(pid)
+        record.forget()
+        raise settings.LabError(f'{argv[0]} did not start: {error}')
 
 
-def _child(argv, env, cwd, handles, new, output, writer):
+def _child(argv, env, cwd, handles, new, output, writer, go):
     """Never returns. Says "PID\n", then why the start failed if it did."""
     try:
         for handle in handles:
@@ -197,6 +211,8 @@ def _child(argv, env, cwd, handles, new, output, writer):
             os.write(writer, f'{pid}\n'.encode())
             os._exit(0)
         os.setsid()
+        if not os.read(go, 1):
+            os._exit(127)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
