@@ -1,0 +1,164 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What every test on the lab shares."""
+
+import json
+import uuid
+
+from testtools import content
+
+from kuryr_cilium import vif
+from tests import base
+from tests.e2e import lab as e2e_lab
+from tests.e2e import pods
+
+wait_until = base.wait_until
+
+#: Port on which servers of the tests listen.
+PORT = 8080
+
+
+class TestCase(base.TestCase):
+    """A namespace of the test's own, and what is done in it."""
+
+    def setUp(self):
+        super().setUp()
+        self.lab = e2e_lab.Lab()
+        self.lab.check()
+        for node in self.lab.nodes:
+            self.lab.wait_agent(node)
+        self.node, self.other_node = self.lab.nodes[:2]
+        self.namespace = self.new_namespace()
+        self.addOnException(self._tell)
+
+    def new_namespace(self, labels=None):
+        name = 'e2e-' + uuid.uuid4().hex[:6]
+        self.lab.apply({'apiVersion': 'v1', 'kind': 'Namespace',
+                        'metadata': {'name': name, 'labels': labels or {}}})
+        self.addCleanup(self._delete_namespace, name)
+        return name
+
+    def create(self, *objects, namespace=None):
+        """Create objects in the test's namespace."""
+        for obj in objects:
+            obj['metadata']['namespace'] = namespace or self.namespace
+        self.lab.apply(*objects)
+
+    def pods(self, *manifests, namespace=None, timeout=60):
+        """Create pods and wait until they are ready."""
+        namespace = namespace or self.namespace
+        self.create(*manifests, namespace=namespace)
+        names = [item['metadata']['name'] for item in manifests]
+        self.wait_ready(*names, namespace=namespace, timeout=timeout)
+        return [self.pod(name, namespace) for name in names]
+
+    def wait_ready(self, *names, namespace=None, timeout=60):
+        self.lab.kubectl(
+            'wait', '-n', namespace or self.namespace,
+            '--for=condition=Ready', '--timeout=%ds' % timeout,
+            *['pod/' + name for name in names], timeout=timeout + 30)
+
+    def pod(self, name, namespace=None):
+        """A pod that is there."""
+        return pods.Pod(self.lab, self.get_pod(name, namespace))
+
+    def get_pod(self, name, namespace=None):
+        return self.lab.get('pod', '-n', namespace or self.namespace, name)
+
+    def annotated(self, name):
+        """Whether a pod has its VIF."""
+        annotations = self.get_pod(name)['metadata'].get('annotations', {})
+        return vif.ANNOTATION in annotations
+
+    def is_ready(self, name):
+        """Whether a pod is ready now."""
+        return any(item['type'] == 'Ready' and item['status'] == 'True'
+                   for item in self.get_pod(name)['status'].get(
+                       'conditions', ()))
+
+    def delete(self, kind, *names, force=False):
+        """Delete objects of the test's namespace and wait for it."""
+        options = ('--force', '--grace-period=0') if force else ()
+        self.lab.kubectl('delete', kind, '-n', self.namespace, *names,
+                         '--ignore-not-found', *options)
+
+    def echo(self, pod, port=PORT):
+        """A server in a pod."""
+        server = pods.Echo(pod, port)
+        self.addCleanup(server.stop)
+        return server
+
+    def assertReaches(self, client, server, port=PORT, protocols=('tcp',
+                                                                  'udp')):
+        """Within seconds the client reaches the server in every way."""
+        for address in filter(None, server.addresses):
+            for protocol in protocols:
+                wait_until(
+                    lambda: pods.reaches(client, address, port, protocol),
+                    15, '%s reaches %s by %s' % (client, address, protocol))
+
+    def assertBlocked(self, client, server, port=PORT, protocols=('tcp',
+                                                                  'udp')):
+        """Within seconds the client reaches the server in no way."""
+        ways = [(address, protocol) for address in server.addresses
+                if address for protocol in protocols]
+        for address, protocol in ways:
+            wait_until(
+                lambda: not pods.reaches(client, address, port, protocol,
+                                         0.5),
+                15, '%s is kept from %s by %s' % (client, address, protocol))
+        for address, protocol in ways:
+            self.assertFalse(
+                pods.reaches(client, address, port, protocol, 0.5),
+                '%s reaches %s by %s' % (client, address, protocol))
+
+    def events(self, name, kind='Pod'):
+        """Texts of the Kubernetes events of an object."""
+        found = self.lab.get(
+            'events', '-n', self.namespace, '--field-selector',
+            'involvedObject.name=%s,involvedObject.kind=%s' % (name, kind))
+        return ['%s: %s' % (item['reason'], item['message'])
+                for item in found['items']]
+
+    def start(self, *parts):
+        """Start parts that the test has stopped, and wait for agents."""
+        for part in parts:
+            self.lab.part('start', part)
+        for node in self.lab.nodes:
+            self.lab.wait_agent(node)
+
+    def stop(self, part, *options):
+        """Stop a part; it is started again after the test."""
+        self.addCleanup(self.lab.part, 'start', part)
+        self.lab.part('stop', part, *options)
+
+    def _delete_namespace(self, name):
+        self.lab.kubectl('delete', 'networkpolicy,pod', '--all', '-n', name)
+        self.lab.kubectl('delete', 'namespace', name, '--wait=false')
+
+    def _tell(self, _info):
+        """Add to a failure what an operator would look at."""
+        self.addDetail('pods', content.text_content(self.lab.kubectl(
+            'get', 'pods', '-A', '-o', 'wide', check=False)))
+        self.addDetail('events', content.text_content(self.lab.kubectl(
+            'get', 'events', '-n', self.namespace, check=False)))
+        parts = ['controller'] + [node + '/agent' for node in self.lab.nodes]
+        for part in parts:
+            self.addDetail(part, content.text_content(self.lab.log(part)))
+        for node in self.lab.nodes:
+            try:
+                endpoints = self.lab.agent(node).get('/v1/endpoints')
+                self.addDetail(node, content.text_content(
+                    json.dumps(endpoints, indent=1)))
+            except Exception as error:
+                self.addDetail(node, content.text_content(str(error)))
