@@ -188,33 +188,62 @@ def script(name):
     return [sys.executable, str(ROOT / 'benchmarks' / name)]
 
 
-def netns(pod_seen):
-    """Path of a pod's network namespace within its node."""
-    node = pod_seen['spec']['nodeName']
-    for endpoint in json.loads(on_node(
-            node, 'kuryr-cilium', 'endpoint', 'list', '-f', 'json')):
-        if endpoint['uid'] == pod_seen['metadata']['uid']:
-            return endpoint['netns']
-    raise RuntimeError('node %s has no endpoint of pod %s' % (
-        node, pod_seen['metadata']['name']))
+def endpoint(pod_seen):
+    """What the agent of a pod's node says of it."""
+    return json.loads(on_node(
+        pod_seen['spec']['nodeName'], 'kuryr-cilium', 'endpoint', 'show',
+        '%(namespace)s/%(name)s' % pod_seen['metadata'], '-f', 'json'))
 
 
-@contextlib.contextmanager
+def wait_verdict(pod_seen, direction, verdict):
+    """Wait until a direction of a pod is judged as 'by policy' or so."""
+    deadline = time.monotonic() + 30
+    while endpoint(pod_seen)[direction]['verdict'] != verdict:
+        if time.monotonic() > deadline:
+            raise RuntimeError('%s of pod %s is not %r within 30 s' % (
+                direction, pod_seen['metadata']['name'], verdict))
+        time.sleep(0.1)
+
+
+def process_on_node(node, *args):
+    """A process within a node that is talked to by its pipes."""
+    return _process(COMMAND, 'shell', node, '--', *args)
+
+
 def in_pod(pod_seen, *args):
-    """A process within a pod's network namespace; ended afterwards."""
-    process = subprocess.Popen(
-        [COMMAND, 'shell', pod_seen['spec']['nodeName'], '--', 'nsenter',
-         '--net=' + netns(pod_seen), *args],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-        start_new_session=True)
-    try:
-        yield process
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """A process within a pod's network namespace."""
+    return process_on_node(
+        pod_seen['spec']['nodeName'], 'nsenter',
+        '--net=' + endpoint(pod_seen)['netns'], *args)
 
 
 def ask_in_pod(pod_seen, *args):
     """Run a command in a pod's network namespace; what it prints."""
     return on_node(pod_seen['spec']['nodeName'], 'nsenter',
-                   '--net=' + netns(pod_seen), *args)
+                   '--net=' + endpoint(pod_seen)['netns'], *args)
+
+
+@contextlib.contextmanager
+def _process(*args):
+    process = subprocess.Popen(
+        args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        bufsize=1, start_new_session=True)
+    try:
+        yield process
+    finally:
+        # Its end of input tells it to clean up.
+        process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(2)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def bpf_object(source):
+    """Path of a compiled BPF program of the benchmarks."""
+    path = ROOT / 'benchmarks' / source
+    compiled = CACHE / 'bin' / (path.stem + '.o')
+    build = ROOT / 'kuryr_cilium' / 'datapath' / 'src' / 'build.sh'
+    command(str(build), str(compiled), str(path))
+    return str(compiled)
