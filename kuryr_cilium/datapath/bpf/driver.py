@@ -79,7 +79,8 @@ class BPFDriver(driver.Driver):
         self._writer = writer.Writer(self._maps)
         self._links = links.Links(
             os.path.join(self._conf.pin_dir, 'links'), self._loaded.programs)
-        self._nodes = frozenset(filter(_is_node_address, node_addresses))
+        self._nodes = frozenset(filter(_is_node_address, filter(
+            None, map(rows.canonical, node_addresses))))
         capacity = libbpf.map_info(
             self._maps.fd(maps.CONNECTIONS)).max_entries
         self._capacity = capacity
@@ -92,6 +93,7 @@ class BPFDriver(driver.Driver):
         self._collector.start()
 
     def attach(self, attachment: driver.Attachment) -> None:
+        _check(attachment)
         found = links.devices(attachment.kc, attachment.kq)
         if not all(found):
             raise exceptions.LinkError(
@@ -114,6 +116,7 @@ class BPFDriver(driver.Driver):
         self._dirty.set()
 
     def adopt(self, attachment: driver.Attachment) -> bool:
+        _check(attachment)
         with self._writer.lock:
             local = self._locals.get(attachment.vif_id)
             if local is not None:
@@ -295,7 +298,11 @@ class BPFDriver(driver.Driver):
             self._dirty.wait()
             self._dirty.clear()
             if not self._stopped.is_set():
-                self._sweep_connections()
+                try:
+                    self._sweep_connections()
+                except OSError:
+                    LOG.exception('Connections could not be swept; the next '
+                                  'sweep tries again')
                 self._stopped.wait(1)
 
     def _sweep_connections(self):
@@ -305,6 +312,22 @@ class BPFDriver(driver.Driver):
             lambda number: self._maps.endpoint(number) is not None)
         swept = conntrack.sweep(self._maps, alive, self._busy)
         self._busy = swept.live > self._capacity * conntrack.BUSY
+
+
+def _check(attachment):
+    """Refuse what would not fit into a row, and so stop every plan."""
+    try:
+        if not 0 < len(attachment.addresses) <= layout.ADDRESSES:
+            raise ValueError('%d addresses, and not 1 to %d' % (
+                len(attachment.addresses), layout.ADDRESSES))
+        for mac in (attachment.mac, *attachment.gateway_macs):
+            if len(layout.mac_bytes(mac)) != 6:
+                raise ValueError('%s is no MAC address' % mac)
+        for address in attachment.addresses:
+            if rows.canonical(address) != address:
+                raise ValueError('%s is no canonical address' % address)
+    except ValueError as error:
+        raise exceptions.VIFNotSupported(vif=attachment.vif_id, reason=error)
 
 
 def _is_node_address(text):

@@ -220,9 +220,9 @@ class Planner:
                                       or known[0] == selector):
                 members[name] = known[1]
             else:
-                members[name] = frozenset(
-                    address for member in selector.members
-                    for address in member.addresses)
+                members[name] = frozenset(filter(None, (
+                    rows.canonical(address) for member in selector.members
+                    for address in member.addresses)))
         self._members = members
         wanted = {ruleset for endpoint in view.endpoints.values()
                   for ruleset in (endpoint.ingress, endpoint.egress)}

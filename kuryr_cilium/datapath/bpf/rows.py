@@ -16,6 +16,8 @@ A table is named as its map is. Keys and values here are tuples of plain
 numbers and addresses in text; maps.py turns them into bytes.
 """
 
+import functools
+import ipaddress
 from typing import Iterator, NamedTuple, Optional
 
 from kuryr_cilium.policy import compile as compiler
@@ -121,6 +123,20 @@ class Write(NamedTuple):
 def family(address: str) -> int:
     """4 or 6."""
     return 6 if ':' in address else 4
+
+
+@functools.lru_cache(maxsize=65536)
+def canonical(address: str) -> Optional[str]:
+    """The one text of an address, None if it is no address.
+
+    Nothing can be sent from or to what is no address: it is left out, so
+    that it does not keep the rest from being in force.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    return None if getattr(parsed, 'scope_id', None) else str(parsed)
 
 
 def peer_rows(ruleset: int, class_: int, bits: int) -> Iterator[Write]:
