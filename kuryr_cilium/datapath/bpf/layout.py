@@ -62,6 +62,9 @@ class Reason(enum.IntEnum):
     ICMP_UNRELATED = 21
     TABLES = 22
     HOST_FRAME = 23
+    CT_QUOTA = 24
+    SOURCE_ROUTE = 25
+    INTERNAL = 26
 
     @property
     def text(self):

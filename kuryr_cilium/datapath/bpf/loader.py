@@ -13,8 +13,9 @@
 """From the source of the programs to programs in the kernel.
 
 Maps are pinned under their names, so that what they hold outlives the
-process; a map that is pinned already is used again. Programs live as long
-as a link that has them.
+process; a map that is pinned already is used again. Their names end in the
+version of their layout: maps without one belong to one load of the programs
+alone. Programs live as long as a link that has them.
 """
 
 import errno
@@ -40,6 +41,7 @@ OBJECT = 'kuryr_cilium.bpf.o'
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SOURCES = os.path.join(_PACKAGE, 'src')
 _COMPILE_TIMEOUT = 120
+_PINNED = re.compile(r'_v\d+$')
 
 
 class Loaded:
@@ -131,7 +133,8 @@ def load(object_file: str, pin_dir: str) -> Loaded:
     source = libbpf.Object(object_file)
     try:
         missing = [name for name in source.map_names()
-                   if not _reuse(source, name, os.path.join(pin_dir, name))]
+                   if _PINNED.search(name) and
+                   not _reuse(source, name, os.path.join(pin_dir, name))]
         source.load()
         loaded = Loaded(source)
         for name in missing:

@@ -2,286 +2,306 @@
 /*
  * Connections: one entry for both directions, as the endpoint sees it.
  *
- * kc_ct_new (LRU) holds what was not answered yet, kc_ct the rest. An entry
- * that was judged under an older policy epoch is judged again in its opening
- * direction; if that is denied it stays as a tombstone and drops both ways,
- * else the peer's next datagram would open the flow the other way.
+ * kc_ct_new (LRU) holds what was not answered yet, kc_ct the rest: a flood of
+ * requests can't push an open connection out. An entry that was judged under
+ * an older policy epoch is judged again in its opening direction; if that is
+ * denied it stays as a tombstone and drops both ways, else the peer's next
+ * datagram would open the flow the other way.
  *
- * kc_judge() decides and writes nothing that opens a connection, so that both
- * ends of a local hop can be judged before either entry is written by
- * kc_commit().
+ * kc_judge() writes nothing that opens a connection: both ends of a local hop
+ * are judged before either entry is written by kc_commit().
  */
 #ifndef KC_CT_H
 #define KC_CT_H
 
 #include "kc_event.h"
-#include "kc_maps.h"
-#include "kc_packet.h"
 #include "kc_policy.h"
 
-#define KC_CT_TOUCH (KC_SECOND / 10)
-#define KC_CT_TCP (86400 * KC_SECOND)
-#define KC_CT_SYN (60 * KC_SECOND)
-#define KC_CT_CLOSE (10 * KC_SECOND)
-#define KC_CT_OTHER (180 * KC_SECOND)
-#define KC_CT_OTHER_NEW (30 * KC_SECOND)
-#define KC_CT_TOMB (120 * KC_SECOND)
+/* How long an entry is good for after its last packet. */
+#define KC_LIFE_TCP (86400 * KC_SECOND)
+#define KC_LIFE_SYN (60 * KC_SECOND)
+#define KC_LIFE_CLOSING (10 * KC_SECOND)
+#define KC_LIFE_OTHER (180 * KC_SECOND)
+#define KC_LIFE_OTHER_NEW (30 * KC_SECOND)
+#define KC_LIFE_TOMBSTONE (120 * KC_SECOND)
+/* Time stamps are not written more often than this. */
+#define KC_TOUCH (KC_SECOND / 10)
 
-enum kc_action {
-	KC_DO_NOTHING = 0,
-	KC_DO_CREATE = 1,
-	KC_DO_PROMOTE = 2,	/* it was answered: from kc_ct_new to kc_ct */
-};
+#define KC_EEXIST 17
 
-static __always_inline bool kc_is_icmp(__u8 proto)
+/* Who opened the connection by what; it decides what is judged. */
+#define KC_CT_ORIGIN (KC_CT_OWN | KC_CT_AS_WORLD)
+
+/* An echo request, or a later fragment of one. */
+static __always_inline bool kc_asks(const struct kc_packet *p)
 {
-	return proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6;
-}
+	__u8 type = bpf_ntohs(p->port) >> 8;
 
-static __always_inline bool kc_has_port(__u8 proto)
-{
-	return proto == IPPROTO_TCP || proto == IPPROTO_UDP ||
-	       proto == IPPROTO_SCTP || proto == IPPROTO_UDPLITE ||
-	       kc_is_icmp(proto);
+	return type == ICMP_ECHO || type == KC_ICMP6_ECHO_REQUEST;
 }
 
 static __always_inline void kc_ct_key(struct kc_ct_key *k,
 				      const struct kc_packet *p,
-				      const struct kc_end *e)
+				      __u32 endpoint, __u8 local, __u8 direction)
 {
-	k->endpoint = e->number;
+	k->endpoint = endpoint;
 	k->proto = p->proto;
-	k->local = e->local;
+	k->local = local;
 	k->zero = 0;
-	if (e->direction == KC_EGRESS) {
+	if (direction == KC_EGRESS) {
 		k->lport = p->sport;
 		k->rport = p->dport;
-		__builtin_memcpy(k->raddr, p->daddr, 16);
+		kc_copy16(k->raddr, p->daddr);
 	} else {
 		k->lport = p->dport;
 		k->rport = p->sport;
-		__builtin_memcpy(k->raddr, p->saddr, 16);
+		kc_copy16(k->raddr, p->saddr);
 	}
+	if (p->flags & KC_PACKET_ECHO)
+		k->rport = kc_asks(p) == (direction == KC_EGRESS) ?
+			   bpf_htons(KC_ECHO_OURS) : bpf_htons(KC_ECHO_THEIRS);
 }
 
-static __always_inline bool kc_ct_expired(const struct kc_ct *c, __u8 proto,
+static __always_inline bool kc_ct_expired(const struct kc_ct *ct, __u8 proto,
 					  __u64 now)
 {
-	__u64 limit;
+	__u64 life;
 
-	if (c->flags & KC_CT_TOMBSTONE)
-		limit = KC_CT_TOMB;
+	if (ct->flags & KC_CT_TOMBSTONE)
+		life = KC_LIFE_TOMBSTONE;
+	else if (ct->flags & KC_CT_CLOSING)
+		life = KC_LIFE_CLOSING;
 	else if (proto == IPPROTO_TCP || proto == IPPROTO_SCTP)
-		limit = c->flags & KC_CT_CLOSING ? KC_CT_CLOSE :
-			c->flags & KC_CT_REPLIED ? KC_CT_TCP : KC_CT_SYN;
+		life = ct->flags & KC_CT_REPLIED ? KC_LIFE_TCP : KC_LIFE_SYN;
 	else
-		limit = c->flags & KC_CT_REPLIED ? KC_CT_OTHER : KC_CT_OTHER_NEW;
-	/* The coarse clock may be behind what another CPU wrote. */
-	return now > c->last && now - c->last > limit;
+		life = ct->flags & KC_CT_REPLIED ? KC_LIFE_OTHER :
+		       KC_LIFE_OTHER_NEW;
+	/* Another CPU's clock may be ahead. */
+	return now > ct->last && now - ct->last > life;
 }
 
-static __always_inline void kc_ct_touch(struct kc_ct *c,
-					const struct kc_packet *p, __u8 dir,
+/* Two CPUs may count at once: a packet may be lost in the count. */
+static __always_inline void kc_ct_touch(struct kc_ct *ct,
+					const struct kc_packet *p, __u8 direction,
 					__u64 now)
 {
-	if (now > c->last && now - c->last > KC_CT_TOUCH)
-		c->last = now;
-	if (dir == KC_EGRESS) {
-		c->packets[KC_EGRESS]++;
-		c->bytes[KC_EGRESS] += p->length;
+	if (now > ct->last && now - ct->last > KC_TOUCH)
+		ct->last = now;
+	if (direction == KC_EGRESS) {
+		ct->packets[KC_EGRESS]++;
+		ct->bytes[KC_EGRESS] += p->length;
 	} else {
-		c->packets[KC_INGRESS]++;
-		c->bytes[KC_INGRESS] += p->length;
+		ct->packets[KC_INGRESS]++;
+		ct->bytes[KC_INGRESS] += p->length;
 	}
-	if (p->proto != IPPROTO_TCP || !(p->tcp_flags & (KC_TCP_FIN | KC_TCP_RST)))
-		return;
+}
+
+static __always_inline void kc_ct_close(struct kc_ct *ct,
+					const struct kc_packet *p, __u8 direction)
+{
+	const __u16 both = KC_CT_FIN_IN | KC_CT_FIN_OUT;
+
 	if (p->tcp_flags & KC_TCP_FIN)
-		c->flags |= dir == KC_EGRESS ? KC_CT_FIN_OUT : KC_CT_FIN_IN;
-	if ((p->tcp_flags & KC_TCP_RST) ||
-	    (c->flags & (KC_CT_FIN_IN | KC_CT_FIN_OUT)) ==
-		    (KC_CT_FIN_IN | KC_CT_FIN_OUT))
-		c->flags |= KC_CT_CLOSING;
+		ct->flags |= direction == KC_EGRESS ? KC_CT_FIN_OUT :
+			     KC_CT_FIN_IN;
+	if (p->tcp_flags & KC_TCP_RST || (ct->flags & both) == both)
+		ct->flags |= KC_CT_CLOSING;
+}
+
+static __always_inline int kc_ask(struct __sk_buff *skb, struct kc_query *q,
+				  struct kc_end *e, __u32 ruleset,
+				  const __u8 *raddr, __u8 proto, __be16 port,
+				  __u16 ct_flags)
+{
+	int reason;
+
+	kc_copy16(q->raddr, raddr);
+	q->space = e->space;
+	q->ruleset = ruleset;
+	q->proto = proto;
+	q->port = port;
+	q->has_port = kc_has_port(proto);
+	q->as_world = !!(ct_flags & KC_CT_AS_WORLD);
+	reason = kc_policy(skb);
+	e->judged_by = ruleset;
+	e->bit = q->bit;
+	return reason;
 }
 
 /*
  * Judge an open connection again, in its opening direction, if the policy has
  * changed since. Returns KC_ALLOWED or the reason to drop.
  */
-static __always_inline int kc_ct_recheck(struct kc_ct *c,
-					 const struct kc_ct_key *k,
-					 const struct kc_end *e,
-					 struct kc_result *r, bool v6)
+static __always_inline int kc_ct_recheck(struct __sk_buff *skb, struct kc_ct *ct,
+				    const struct kc_ct_key *k,
+				    struct kc_end *e, struct kc_query *q)
 {
-	struct kc_query q = {};
-
-	if (c->flags & KC_CT_OWN)
-		return KC_ALLOWED;
-	if (c->epoch == e->epoch)
-		return c->flags & KC_CT_TOMBSTONE ? KC_DROP_POLICY_CHANGED :
-		       KC_ALLOWED;
-	__builtin_memcpy(q.raddr, k->raddr, 16);
-	q.space = e->space;
-	q.ruleset = c->direction == e->direction ? e->ruleset :
-		    e->other_ruleset;
-	q.proto = k->proto;
-	q.port = c->direction == KC_EGRESS ? k->rport : k->lport;
-	if (kc_is_icmp(k->proto) && k->lport == k->rport)
-		q.port = bpf_htons((v6 ? KC_ICMP6_ECHO_REQUEST : ICMP_ECHO) << 8);
-	q.has_port = kc_has_port(k->proto);
-	q.as_world = !!(c->flags & KC_CT_AS_WORLD);
-	if (kc_policy(&q) == KC_ALLOWED) {
-		c->flags &= ~KC_CT_TOMBSTONE;
-		c->rule_id = q.bit;
-		c->epoch = e->epoch;
-		return KC_ALLOWED;
-	}
-	r->bit = q.bit;
-	r->ruleset = q.ruleset;
-	c->flags |= KC_CT_TOMBSTONE;
-	c->epoch = e->epoch;
-	return KC_DROP_POLICY_CHANGED;
-}
-
-/* Returns KC_ALLOWED or the reason to drop. */
-__noinline int kc_judge(struct kc_packet *p, struct kc_end *e,
-			       struct kc_result *r)
-{
-	struct kc_query q = {};
-	struct kc_ct_key k;
-	struct kc_ct *c;
-	__u64 now;
-	bool fresh = false;
+	__be16 port = ct->direction == KC_EGRESS ? k->rport : k->lport;
 	int reason;
 
-	if (!p || !e || !r)
-		return KC_DROP_TABLES;
-	now = bpf_ktime_get_coarse_ns();
-	kc_ct_key(&k, p, e);
-	r->action = KC_DO_NOTHING;
-	r->stale = 0;
-	r->bit = KC_NO_BIT;
-	r->ruleset = e->ruleset;
-	c = bpf_map_lookup_elem(&kc_ct_v1, &k);
-	if (!c) {
-		c = bpf_map_lookup_elem(&kc_ct_new_v1, &k);
-		fresh = true;
+	if (ct->flags & KC_CT_OWN)
+		return KC_ALLOWED;
+	if (ct->epoch == e->epoch)
+		return ct->flags & KC_CT_TOMBSTONE ? KC_DROP_POLICY_CHANGED :
+		       KC_ALLOWED;
+	if (kc_is_icmp(k->proto) && bpf_ntohs(k->rport) >= KC_ECHO_OURS)
+		port = k->proto == IPPROTO_ICMP ?
+		       bpf_htons(ICMP_ECHO << 8) :
+		       bpf_htons(KC_ICMP6_ECHO_REQUEST << 8);
+	reason = kc_ask(skb, q, e, ct->direction == e->direction ?
+			e->ruleset : e->other_ruleset, k->raddr, k->proto,
+			port, ct->flags);
+	if (reason)
+		ct->flags |= KC_CT_TOMBSTONE;
+	else
+		ct->flags &= ~KC_CT_TOMBSTONE;
+	ct->rule_id = e->bit;
+	ct->epoch = e->epoch;
+	return reason ? KC_DROP_POLICY_CHANGED : KC_ALLOWED;
+}
+
+/* Whether a packet in the other direction shows that a connection stands. */
+static __always_inline bool kc_answers(const struct kc_packet *p)
+{
+	const __u8 both = KC_TCP_SYN | KC_TCP_ACK;
+
+	if (p->proto == IPPROTO_TCP)
+		return (p->tcp_flags & both) == both;
+	return !(p->tcp_flags & KC_TCP_RST);	/* SCTP */
+}
+
+/*
+ * Judge a packet at one end. Returns KC_ALLOWED or the reason to drop; what
+ * is left to write is in e->action.
+ */
+__noinline int kc_judge(struct __sk_buff *skb, bool far)
+{
+	struct kc_call *c = kc_this_call();
+	__u64 now = bpf_ktime_get_coarse_ns();
+	bool half = false, opening;
+	const struct kc_packet *p;
+	struct kc_ct_key k;
+	struct kc_end *e;
+	struct kc_ct *ct;
+	int reason;
+
+	if (!c)
+		return KC_DROP_INTERNAL;
+	p = &c->packet;
+	e = kc_this_end(c, far);
+	opening = p->flags & KC_PACKET_OPENING;
+	kc_ct_key(&k, p, e->number, e->local, e->direction);
+	e->judged_by = e->ruleset;
+	ct = bpf_map_lookup_elem(&kc_ct_v1, &k);
+	if (!ct) {
+		half = true;
+		ct = bpf_map_lookup_elem(&kc_ct_new_v1, &k);
 	}
-	if (c && kc_ct_expired(c, p->proto, now)) {
-		r->stale = !fresh;
-		c = NULL;
-	}
+	/* An entry that is about to be swept is not written to. */
+	e->action = ct && !half ? KC_DO_REOPEN : KC_DO_OPEN;
+	if (ct && kc_ct_expired(ct, p->proto, now))
+		ct = NULL;
 	/*
-	 * A hit does not excuse an opening packet, but where its verdict is
-	 * the entry's: of the same direction, and no new connection.
+	 * A hit does not excuse an opening packet, unless it repeats the one
+	 * by which the connection was opened: else a pod that may not send to
+	 * X could do so from a port that X has just used.
 	 */
-	if (c && (!(p->flags & KC_PACKET_OPENING) ||
-		  (c->direction == e->direction && !(c->flags & KC_CT_CLOSING) &&
-		   (fresh || kc_is_icmp(p->proto))))) {
-		reason = kc_ct_recheck(c, &k, e, r, p->flags & KC_PACKET_V6);
-		kc_ct_touch(c, p, e->direction, now);
-		r->ct_flags = c->flags;
+	if (ct && opening &&
+	    (ct->direction != e->direction || ct->flags & KC_CT_CLOSING ||
+	     (ct->flags ^ e->ct_flags) & KC_CT_ORIGIN))
+		ct = NULL;
+	if (ct) {
+		e->action = KC_DO_NOTHING;
+		/* The node's own packet passes, yet it revives nothing. */
+		reason = e->ct_flags & KC_CT_OWN ? KC_ALLOWED :
+			 kc_ct_recheck(skb, ct, &k, e, &c->query);
+		e->flags = ct->flags;
+		kc_ct_touch(ct, p, e->direction, now);
 		if (reason)
 			return reason;
-		if (c->direction != e->direction) {
-			if (fresh)
-				r->action = KC_DO_PROMOTE;
-			else if (!(c->flags & KC_CT_REPLIED))
-				c->flags |= KC_CT_REPLIED;
+		if (p->tcp_flags & (KC_TCP_FIN | KC_TCP_RST))
+			kc_ct_close(ct, p, e->direction);
+		if (ct->direction != e->direction && kc_answers(p)) {
+			if (half)
+				e->action = KC_DO_PROMOTE;
+			else if (!(ct->flags & KC_CT_REPLIED))
+				ct->flags |= KC_CT_REPLIED;
 		}
 		return KC_ALLOWED;
 	}
-	if (c)
-		r->stale = !fresh;
-	if (p->flags & KC_PACKET_REPLY)
-		return KC_DROP_NO_CONNECTION;
-	if ((p->proto == IPPROTO_TCP || p->proto == IPPROTO_SCTP) &&
-	    !(p->flags & KC_PACKET_OPENING))
-		return KC_DROP_NO_CONNECTION;
-	r->ct_flags = e->ct_flags;
-	r->action = KC_DO_CREATE;
+	e->flags = e->ct_flags;
 	if (e->ct_flags & KC_CT_OWN)
 		return KC_ALLOWED;
-	__builtin_memcpy(q.raddr, k.raddr, 16);
-	q.space = e->space;
-	q.ruleset = e->ruleset;
-	q.proto = p->proto;
-	q.port = p->port;
-	q.has_port = kc_has_port(p->proto);
-	q.as_world = !!(e->ct_flags & KC_CT_AS_WORLD);
-	reason = kc_policy(&q);
-	r->bit = q.bit;
-	if (e->direction == KC_EGRESS && q.entity == KC_ENTITY_HOST)
-		r->ct_flags |= KC_CT_HOST;
+	if (p->flags & KC_PACKET_ANSWER)
+		return KC_DROP_NO_CONNECTION;
+	reason = kc_ask(skb, &c->query, e, e->ruleset, k.raddr, k.proto,
+			p->port, e->ct_flags);
+	if (e->direction == KC_EGRESS && c->query.entity == KC_ENTITY_HOST)
+		e->flags |= KC_CT_HOST;
 	return reason;
 }
 
-static __always_inline void kc_ct_forget(const struct kc_ct_key *k)
-{
-	__u32 endpoint = k->endpoint;
-	__u64 *count;
-
-	if (bpf_map_delete_elem(&kc_ct_v1, k))
-		return;
-	count = bpf_map_lookup_elem(&kc_ct_count_v1, &endpoint);
-	if (count)
-		__sync_fetch_and_add(count, -1);
-}
-
+/* Returns KC_ALLOWED or the reason to drop. */
 static __always_inline int kc_ct_promote(const struct kc_ct_key *k)
 {
 	__u32 endpoint = k->endpoint;
 	__u64 *count, quota = kc_meta(KC_META_CT_QUOTA), one = 1;
-	struct kc_ct *c, entry;
+	struct kc_ct *ct, entry;
 	long error;
 
-	count = bpf_map_lookup_elem(&kc_ct_count_v1, &endpoint);
-	if (count && quota && *count >= quota)
-		return KC_DROP_CT_FULL;
-	c = bpf_map_lookup_elem(&kc_ct_new_v1, k);
-	if (!c)
-		return KC_ALLOWED;	/* the other CPU was quicker */
-	entry = *c;
+	ct = bpf_map_lookup_elem(&kc_ct_new_v1, k);
+	if (!ct)
+		return KC_ALLOWED;	/* another CPU was quicker */
+	entry = *ct;
 	entry.flags |= KC_CT_REPLIED;
+	count = bpf_map_lookup_elem(&kc_ct_count_v1, &endpoint);
+	/* Its own flood does not make a pod fail the kubelet's probes. */
+	if (count && quota && *count >= quota && !(entry.flags & KC_CT_OWN))
+		return KC_DROP_CT_QUOTA;
 	error = bpf_map_update_elem(&kc_ct_v1, k, &entry, BPF_NOEXIST);
-	if (error && error != -17 /* EEXIST */)
-		return KC_DROP_CT_FULL;
-	if (!error) {
-		if (count)
-			__sync_fetch_and_add(count, 1);
-		else
-			bpf_map_update_elem(&kc_ct_count_v1, &endpoint, &one,
-					    BPF_ANY);
-	}
+	if (error && error != -KC_EEXIST)
+		return entry.flags & KC_CT_OWN ? KC_ALLOWED : KC_DROP_CT_FULL;
+	if (!error && count)
+		__sync_fetch_and_add(count, 1);
+	else if (!error)
+		bpf_map_update_elem(&kc_ct_count_v1, &endpoint, &one, BPF_ANY);
 	bpf_map_delete_elem(&kc_ct_new_v1, k);
 	return KC_ALLOWED;
 }
 
-/* Write what kc_judge() has left to write; KC_ALLOWED or a reason to drop. */
-__noinline int kc_commit(struct kc_packet *p, struct kc_end *e,
-				struct kc_result *r)
+/* Write what kc_judge() has left; returns KC_ALLOWED or a reason to drop. */
+__noinline int kc_commit(struct __sk_buff *skb, bool far)
 {
+	struct kc_call *c = kc_this_call();
+	const struct kc_packet *p;
 	struct kc_ct entry = {};
 	struct kc_ct_key k;
+	struct kc_end *e;
+	long error;
 
-	if (!p || !e || !r)
-		return KC_DROP_TABLES;
-	if (r->action == KC_DO_NOTHING)
+	if (!c)
+		return KC_DROP_INTERNAL;
+	p = &c->packet;
+	e = kc_this_end(c, far);
+	if (e->action == KC_DO_NOTHING)
 		return KC_ALLOWED;
-	kc_ct_key(&k, p, e);
-	if (r->action == KC_DO_PROMOTE)
+	kc_ct_key(&k, p, e->number, e->local, e->direction);
+	if (e->action == KC_DO_PROMOTE)
 		return kc_ct_promote(&k);
-	if (r->stale)
-		kc_ct_forget(&k);
 	entry.last = bpf_ktime_get_coarse_ns();
+	kc_ct_touch(&entry, p, e->direction, 0);
 	entry.epoch = e->epoch;
-	entry.rule_id = r->bit;
-	entry.flags = r->ct_flags;
+	entry.rule_id = e->bit;
+	entry.flags = e->flags;
 	entry.direction = e->direction;
-	kc_ct_touch(&entry, p, e->direction, entry.last);
-	if (bpf_map_update_elem(&kc_ct_new_v1, &k, &entry, BPF_ANY))
+	if (e->action == KC_DO_REOPEN)
+		error = bpf_map_update_elem(&kc_ct_v1, &k, &entry, BPF_ANY);
+	else
+		error = bpf_map_update_elem(&kc_ct_new_v1, &k, &entry, BPF_ANY);
+	if (error && !(e->ct_flags & KC_CT_OWN))
 		return KC_DROP_CT_FULL;
-	if (!(r->ct_flags & KC_CT_OWN))
-		kc_tell(p, e, r, KC_ALLOWED);
+	if (!(e->ct_flags & KC_CT_OWN))
+		kc_tell(skb, far, KC_ALLOWED);
 	return KC_ALLOWED;
 }
 

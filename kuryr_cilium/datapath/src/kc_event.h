@@ -4,44 +4,17 @@
 #define KC_EVENT_H
 
 #include <linux/pkt_cls.h>
-#include "kc_maps.h"
 #include "kc_packet.h"
 
-#define KC_NO_BIT 0xffffffff
-#define KC_SECOND 1000000000ull
+#define KC_EVENT_RATE 100	/* if the agent has not said otherwise */
 
-/* One end of a packet: the endpoint that judges it, and how it does. */
-struct kc_end {
-	__u32 number;
-	__u32 epoch;		/* read before anything else */
-	__u32 space;
-	__u32 ruleset;		/* of this direction */
-	__u32 other_ruleset;	/* of the other one */
-	__u8 direction;		/* enum kc_direction */
-	__u8 local;		/* index of its address */
-	__u16 ct_flags;		/* of a connection that this packet opens */
-};
-
-/* What the decision was made by. */
-struct kc_result {
-	__u32 ruleset;
-	__u32 bit;
-	__u16 ct_flags;		/* of the connection */
-	__u8 action;		/* enum kc_action */
-	__u8 stale;		/* an older entry is in the way */
-};
-
-static __always_inline __u64 kc_meta(__u32 index)
+/* One endpoint's flood hides no other's events, its drops no verdicts. */
+static __always_inline bool kc_event_allowed(__u32 endpoint, bool drop,
+					     __u64 now)
 {
-	__u64 *value = bpf_map_lookup_elem(&kc_meta_v1, &index);
-
-	return value ? *value : 0;
-}
-
-static __always_inline bool kc_event_allowed(__u64 now)
-{
-	__u32 zero = 0;
-	struct kc_rate *rate = bpf_map_lookup_elem(&kc_rate_v1, &zero);
+	__u32 index = (endpoint * 2 + drop) % KC_RATES;
+	struct kc_rate *rate = bpf_map_lookup_elem(&kc_rate_v1, &index);
+	__u64 limit = kc_meta(KC_META_EVENT_RATE);
 
 	if (!rate)
 		return false;
@@ -49,16 +22,23 @@ static __always_inline bool kc_event_allowed(__u64 now)
 		rate->second = now / KC_SECOND;
 		rate->count = 0;
 	}
-	return rate->count++ < kc_meta(KC_META_EVENT_RATE);
+	return rate->count++ < (limit ? limit : KC_EVENT_RATE);
 }
 
-__noinline int kc_tell(struct kc_packet *p, struct kc_end *e,
-			      struct kc_result *r, int reason)
+/* Tell of a drop, or (KC_ALLOWED) of the first packet of a connection. */
+__noinline int kc_tell(struct __sk_buff *skb, bool far, __u32 reason)
 {
+	struct kc_call *c = kc_this_call();
 	__u64 now = bpf_ktime_get_ns();
+	const struct kc_packet *p;
 	struct kc_event *event;
+	struct kc_end *e;
 
-	if (!p || !e || !r || !kc_event_allowed(now))
+	if (!c || !skb)
+		return 0;
+	p = &c->packet;
+	e = kc_this_end(c, far);
+	if (!kc_event_allowed(e->number, reason != KC_ALLOWED, now))
 		return 0;
 	event = bpf_ringbuf_reserve(&kc_events_v1, sizeof(*event), 0);
 	if (!event)
@@ -66,11 +46,11 @@ __noinline int kc_tell(struct kc_packet *p, struct kc_end *e,
 	__builtin_memset(event, 0, sizeof(*event));
 	event->time = now;
 	event->endpoint = e->number;
-	event->ruleset = r->ruleset;
-	event->bit = r->bit;
+	event->ruleset = e->judged_by;
+	event->bit = e->bit;
 	event->length = p->length;
-	__builtin_memcpy(event->saddr, p->saddr, 16);
-	__builtin_memcpy(event->daddr, p->daddr, 16);
+	kc_copy16(event->saddr, p->saddr);
+	kc_copy16(event->daddr, p->daddr);
 	event->sport = p->sport;
 	event->dport = p->dport;
 	event->ethertype = p->ethertype;
@@ -81,15 +61,15 @@ __noinline int kc_tell(struct kc_packet *p, struct kc_end *e,
 	return 0;
 }
 
-static __always_inline int kc_drop(struct kc_packet *p, struct kc_end *e,
-				   struct kc_result *r, int reason)
+static __always_inline int kc_drop(struct __sk_buff *skb, bool far,
+				   __u32 reason)
 {
-	__u32 index = reason & (KC_REASONS - 1);
+	__u32 index = reason;
 	__u64 *count = bpf_map_lookup_elem(&kc_drops_v1, &index);
 
 	if (count)
 		*count += 1;
-	kc_tell(p, e, r, reason);
+	kc_tell(skb, far, reason);
 	return TC_ACT_SHOT;
 }
 

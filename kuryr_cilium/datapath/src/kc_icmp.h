@@ -6,103 +6,86 @@
 #include "kc_ct.h"
 #include "kc_spoof.h"
 
-struct kc_quote {
-	__u8 saddr[16] __attribute__((aligned(8)));
-	__u8 daddr[16];
-	__be16 sport;
-	__be16 dport;
-	__u8 proto;
-};
-
-/* What an error quotes. */
-static __always_inline int kc_quoted(struct __sk_buff *skb,
-				     const struct kc_packet *p,
-				     struct kc_quote *inner)
+/* Read the packet that an error quotes; 0 or the reason to drop. */
+__noinline int kc_parse_quoted(struct __sk_buff *skb)
 {
-	__u8 h[8] __attribute__((aligned(8))) = {};
-	__u32 offset = p->l4 + 8;
+	struct kc_call *c = kc_this_call();
+	const struct kc_packet *p;
+	struct kc_packet *quoted;
+	int reason;
 
-	if (p->flags & KC_PACKET_V6) {
-		struct ipv6hdr ip;
-
-		if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
-			return KC_DROP_TRUNCATED;
-		__builtin_memcpy(inner->saddr, &ip.saddr, 16);
-		__builtin_memcpy(inner->daddr, &ip.daddr, 16);
-		inner->proto = ip.nexthdr;
-		offset += sizeof(ip);
-	} else {
-		struct iphdr ip;
-
-		if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
-			return KC_DROP_TRUNCATED;
-		if (ip.frag_off & bpf_htons(KC_IP_OFFSET))
-			return KC_DROP_ICMP_UNRELATED;
-		kc_map4(inner->saddr, ip.saddr);
-		kc_map4(inner->daddr, ip.daddr);
-		inner->proto = ip.protocol;
-		offset += ip.ihl * 4;
-	}
-	if (!kc_has_port(inner->proto))
-		return 0;
-	if (bpf_skb_load_bytes(skb, offset, h, 8))
-		return KC_DROP_TRUNCATED;
-	if (kc_is_icmp(inner->proto)) {
-		inner->sport = *(__be16 *)(h + 4);
-		inner->dport = inner->sport;
-	} else {
-		inner->sport = *(__be16 *)h;
-		inner->dport = *(__be16 *)(h + 2);
-	}
-	return 0;
-}
-
-/* Returns KC_ALLOWED or the reason to drop. */
-__noinline int kc_judge_error(struct __sk_buff *skb,
-				     struct kc_packet *p, struct kc_end *e,
-				     struct kc_result *r,
-				     struct kc_endpoint *ep)
-{
-	struct kc_quote inner = {};
-	struct kc_ct_key k = {};
-	struct kc_ct *c;
-	int index, reason;
-
-	if (!p || !e || !r || !ep)
-		return KC_DROP_TABLES;
-	r->action = KC_DO_NOTHING;
-	r->bit = KC_NO_BIT;
-	r->ruleset = e->ruleset;
-	if (!(p->flags & KC_PACKET_V6) && (p->icmp_type == ICMP_REDIRECT ||
-					   p->icmp_type == ICMP_SOURCE_QUENCH))
-		return KC_DROP_MALFORMED;
-	reason = kc_quoted(skb, p, &inner);
+	if (!c)
+		return KC_DROP_INTERNAL;
+	p = &c->packet;
+	quoted = &c->quoted;
+	__builtin_memset(quoted, 0, sizeof(*quoted));
+	quoted->end = p->end;
+	if (p->flags & KC_PACKET_V6)
+		reason = kc_parse_ipv6(skb, quoted, p->l4 + 8, true);
+	else
+		reason = kc_parse_ipv4(skb, quoted, p->l4 + 8, true);
 	if (reason)
 		return reason;
-	/* The quoted packet went the other way than the error. */
-	k.endpoint = e->number;
-	k.proto = inner.proto;
-	if (e->direction == KC_INGRESS) {
-		index = kc_owned(ep, inner.saddr);
-		k.lport = inner.sport;
-		k.rport = inner.dport;
-		__builtin_memcpy(k.raddr, inner.daddr, 16);
-	} else {
-		index = kc_owned(ep, inner.daddr);
-		k.lport = inner.dport;
-		k.rport = inner.sport;
-		__builtin_memcpy(k.raddr, inner.saddr, 16);
-	}
-	if (index < 0)
+	if (quoted->frag & KC_IP_OFFSET)
 		return KC_DROP_ICMP_UNRELATED;
-	k.local = index;
-	c = bpf_map_lookup_elem(&kc_ct_v1, &k);
+	return kc_parse_l4(skb, quoted, true);
+}
+
+/*
+ * Judge an ICMP error at one end. Returns KC_ALLOWED or the reason to drop;
+ * nothing is left to write.
+ */
+__noinline int kc_judge_error(struct __sk_buff *skb, bool far)
+{
+	struct kc_call *c = kc_this_call();
+	const struct kc_packet *p, *quoted;
+	const struct kc_endpoint *ep;
+	struct kc_ct_key k;
+	struct kc_end *e;
+	struct kc_ct *ct;
+	__u32 number;
+	int reason;
+	bool out;
+
 	if (!c)
-		c = bpf_map_lookup_elem(&kc_ct_new_v1, &k);
-	if (!c || kc_ct_expired(c, k.proto, bpf_ktime_get_coarse_ns()))
+		return KC_DROP_INTERNAL;
+	p = &c->packet;
+	quoted = &c->quoted;
+	e = kc_this_end(c, far);
+	out = e->direction == KC_EGRESS;
+	number = e->number;
+	ep = bpf_map_lookup_elem(&kc_endpoint_v1, &number);
+	if (!ep)
+		return KC_DROP_NO_ENDPOINT;
+	e->action = KC_DO_NOTHING;
+	e->judged_by = e->ruleset;
+	e->flags = e->ct_flags;
+	if (e->ct_flags & KC_CT_OWN)
+		return KC_ALLOWED;
+	reason = kc_parse_quoted(skb);
+	if (reason)
+		return reason;
+	/* A pod is no router. */
+	if (out && p->proto == IPPROTO_ICMP && p->icmp_type == ICMP_REDIRECT)
 		return KC_DROP_ICMP_UNRELATED;
-	r->ct_flags = c->flags;
-	return kc_ct_recheck(c, &k, e, r, p->flags & KC_PACKET_V6);
+	/*
+	 * The quoted packet went the other way. A pod answers who sent it,
+	 * else it could reach anybody by quoting anything; to a pod errors
+	 * come from any router.
+	 */
+	if (kc_owned(ep, out ? quoted->daddr : quoted->saddr) != e->local)
+		return KC_DROP_ICMP_UNRELATED;
+	if (out && !kc_same16(p->daddr, quoted->saddr))
+		return KC_DROP_ICMP_UNRELATED;
+	kc_ct_key(&k, quoted, e->number, e->local,
+		  out ? KC_INGRESS : KC_EGRESS);
+	ct = bpf_map_lookup_elem(&kc_ct_v1, &k);
+	if (!ct)
+		ct = bpf_map_lookup_elem(&kc_ct_new_v1, &k);
+	if (!ct || kc_ct_expired(ct, k.proto, bpf_ktime_get_coarse_ns()))
+		return KC_DROP_ICMP_UNRELATED;
+	e->flags = ct->flags;
+	return kc_ct_recheck(skb, ct, &k, e, &c->query);
 }
 
 #endif

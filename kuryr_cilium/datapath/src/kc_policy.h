@@ -10,48 +10,35 @@
 #ifndef KC_POLICY_H
 #define KC_POLICY_H
 
-#include "kc_event.h"
-#include "kc_maps.h"
-#include "kc_packet.h"
+#include "kc_parse.h"
 
+#define KC_PAGE_BITS (KC_WORDS * 64)
 #define KC_PORT_PROTOCOL 48
 #define KC_PORT_EXACT 64
 #define KC_CIDR_EXACT (32 + 128)
+/* At most so often another page, or another tier after PASS, is looked at. */
+#define KC_STEPS (KC_PAGES + 4)
 
-struct kc_query {
-	__u8 raddr[16];
-	__u32 space;
-	__u32 ruleset;
-	__be16 port;
-	__u8 proto;
-	__u8 as_world;		/* whatever the address is */
-	__u32 bit;		/* out: of the group that decided */
-	__u8 entity;		/* out: of the peer */
-	__u8 has_port;
-	__u8 pad[2];
-};
-
-static __always_inline void kc_peer(struct kc_query *q, struct kc_peer *to)
+static __always_inline __u32 kc_class(struct kc_query *q)
 {
 	struct kc_addr_key key = { .space = q->space };
 	struct kc_cidr_key prefix = { .plen = KC_CIDR_EXACT,
 				      .space = bpf_htonl(q->space) };
 	struct kc_peer *found;
 
-	to->class = KC_ENTITY_WORLD;
-	to->entity = KC_ENTITY_WORLD;
+	q->entity = KC_ENTITY_WORLD;
 	if (q->as_world)
-		return;
-	__builtin_memcpy(key.addr, q->raddr, 16);
+		return KC_ENTITY_WORLD;
+	kc_copy16(key.addr, q->raddr);
 	found = bpf_map_lookup_elem(&kc_addr_v1, &key);
 	if (!found) {
-		__builtin_memcpy(prefix.addr, q->raddr, 16);
+		kc_copy16(prefix.addr, q->raddr);
 		found = bpf_map_lookup_elem(&kc_cidr_v1, &prefix);
 	}
-	if (found) {
-		to->class = found->class;
-		to->entity = found->entity;
-	}
+	if (!found)
+		return KC_ENTITY_WORLD;
+	q->entity = found->entity;
+	return found->class;
 }
 
 /*
@@ -71,113 +58,116 @@ static __always_inline __u32 kc_lowest(__u64 x)
 }
 
 /*
- * The first common bit of one page that is not below start; -1: none.
- *
- * A global function, as all that are not inlined: the verifier walks it once,
- * and takes what it returns for any number.
+ * The lowest common bit of the two rows of a page, at or above start; a
+ * number that no bit has if there is none.
  */
-__noinline int kc_page_bit(const struct kc_bits *a, const struct kc_bits *b,
-			   __u32 page, __u32 start)
+__noinline __u32 kc_common(struct __sk_buff *skb, __u32 page, __u32 start)
 {
-	__u32 base = (page & (KC_PAGES - 1)) * 256;
+	__u32 base = (page & (KC_PAGES - 1)) * KC_PAGE_BITS, w;
+	struct kc_call *c = kc_this_call();
 	__u64 x;
-	int w;
 
-	if (!a || !b)
-		return -1;
+	if (!c || !skb)
+		return KC_NO_BIT;
 	for (w = 0; w < KC_WORDS; w++, base += 64) {
-		x = a->w[w] & b->w[w];
-		if (!x || start >= base + 64)
-			continue;
+		x = c->peers[w] & c->ports[w];
 		if (start > base)
-			x &= ~0ull << (start - base);
+			x &= start - base < 64 ? ~0ull << (start - base) : 0;
 		if (x)
 			return base + kc_lowest(x);
 	}
-	return -1;
+	return KC_NO_BIT;
 }
 
-/* The next page that both rows have; -1: none. */
-__noinline int kc_next_page(__u32 common, __u32 page)
+static __always_inline void kc_row(__u64 *to, const struct kc_bits *from)
 {
-	common &= 0xffff & ~0u << ((page & (KC_PAGES - 1)) + 1);
-	return common ? (int)kc_lowest(common) : -1;
+	to[0] = from->w[0];
+	to[1] = from->w[1];
+	to[2] = from->w[2];
+	to[3] = from->w[3];
 }
 
-/* At most this many pages, and tiers left by PASS, are looked at. */
-#define KC_STEPS (KC_PAGES + 4)
-
-/* Returns KC_ALLOWED or the reason to drop. */
-__noinline int kc_policy(struct kc_query *q)
+/*
+ * Judge what the query of this call asks; fills its answers. Returns
+ * KC_ALLOWED or the reason to drop.
+ *
+ * A global function: the verifier walks it once, whoever calls it.
+ */
+__noinline int kc_policy(struct __sk_buff *skb)
 {
+	struct kc_call *c = kc_this_call();
 	struct kc_rs_port_key port_key = {};
 	struct kc_rs_peer_key peer_key = {};
 	struct kc_rs_group_key group_key = {};
-	const struct kc_bits *peers, *ports;
 	const struct kc_rs_group *group;
-	__u32 page = 0, start = 0;
-	struct kc_peer peer;
-	int i, bit;
+	const struct kc_bits *found;
+	__u32 page = 0, start = 0, common, bit, class;
+	struct kc_query *q;
+	int i;
 
-	if (!q)
-		return KC_DROP_TABLES;
+	if (!c || !skb)
+		return KC_DROP_INTERNAL;
+	q = &c->query;
 	q->bit = KC_NO_BIT;
-	kc_peer(q, &peer);
-	q->entity = peer.entity;
-	switch (q->ruleset) {
-	case KC_RULESET_NONE:
+	class = kc_class(q);
+	if (q->ruleset == KC_RULESET_NONE)
 		return KC_DROP_NOT_READY;
-	case KC_RULESET_DENY:
-		return KC_DROP_POLICY_DENY;
-	case KC_RULESET_ALLOW:
+	if (q->ruleset == KC_RULESET_DENY)
+		return KC_DROP_POLICY;
+	if (q->ruleset == KC_RULESET_ALLOW)
 		return KC_ALLOWED;
-	}
 	port_key.plen = q->has_port ? KC_PORT_EXACT : KC_PORT_PROTOCOL;
 	port_key.ruleset = bpf_htonl(q->ruleset);
 	port_key.proto = q->proto;
 	port_key.port = q->port;
 	peer_key.ruleset = q->ruleset;
-	peer_key.class = peer.class;
-	peers = bpf_map_lookup_elem(&kc_rs_peer_v1, &peer_key);
-	if (!peers) {
-		peer_key.class = peer.entity;
-		peers = bpf_map_lookup_elem(&kc_rs_peer_v1, &peer_key);
-		if (!peers)
+	peer_key.class = class;
+	found = bpf_map_lookup_elem(&kc_rs_peer_v1, &peer_key);
+	if (!found) {
+		peer_key.class = q->entity;
+		found = bpf_map_lookup_elem(&kc_rs_peer_v1, &peer_key);
+		if (!found)
 			return KC_DROP_TABLES;
 	}
-	ports = bpf_map_lookup_elem(&kc_rs_port_v1, &port_key);
-	if (!ports)
-		return KC_DROP_POLICY;
 	group_key.ruleset = q->ruleset;
 	for (i = 0; i < KC_STEPS; i++) {
-		__u16 common = peers->pages & ports->pages;
-
-		bit = kc_page_bit(peers, ports, page, start);
-		if (bit < 0) {
-			bit = kc_next_page(common, page);
-			if (bit < 0)
+		/* Copied at once: a replaced row's memory is used again. */
+		kc_row(c->peers, found);
+		common = found->pages;
+		found = bpf_map_lookup_elem(&kc_rs_port_v1, &port_key);
+		if (!found)
+			return page ? KC_DROP_TABLES : KC_DROP_POLICY;
+		kc_row(c->ports, found);
+		common &= found->pages;
+		bit = kc_common(skb, page, start);
+		if (bit != KC_NO_BIT) {
+			group_key.bit = bit;
+			group = bpf_map_lookup_elem(&kc_rs_group_v1,
+						    &group_key);
+			if (!group)
+				return KC_DROP_TABLES;
+			q->bit = bit;
+			if (group->verdict == KC_VERDICT_ALLOW)
+				return KC_ALLOWED;
+			if (group->verdict != KC_VERDICT_PASS)
+				return KC_DROP_POLICY_DENY;
+			start = group->next_tier;
+			if (start <= bit)
+				return KC_DROP_TABLES;
+			q->bit = KC_NO_BIT;
+			/* The same page again, and then those after it. */
+		} else {
+			/* The next page that both have. */
+			common &= ~0u << (page + 1);
+			if (!common)
 				return KC_DROP_POLICY;
-			page = bit;
+			page = kc_lowest(common) & (KC_PAGES - 1);
 			port_key.page = page;
 			peer_key.page = page;
-			peers = bpf_map_lookup_elem(&kc_rs_peer_v1, &peer_key);
-			ports = bpf_map_lookup_elem(&kc_rs_port_v1, &port_key);
-			if (!peers || !ports)
-				return KC_DROP_TABLES;
-			continue;
 		}
-		group_key.bit = bit;
-		group = bpf_map_lookup_elem(&kc_rs_group_v1, &group_key);
-		if (!group)
+		found = bpf_map_lookup_elem(&kc_rs_peer_v1, &peer_key);
+		if (!found)
 			return KC_DROP_TABLES;
-		q->bit = bit;
-		if (group->verdict == KC_VERDICT_ALLOW)
-			return KC_ALLOWED;
-		if (group->verdict != KC_VERDICT_PASS)
-			return KC_DROP_POLICY_DENY;
-		if (group->next_tier <= (__u32)bit)
-			return KC_DROP_TABLES;
-		start = group->next_tier;
 	}
 	return KC_DROP_POLICY;
 }

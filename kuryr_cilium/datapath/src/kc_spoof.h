@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* Whose addresses a frame carries: ARP (RFC 826), ND (RFC 4861), MLD. */
+/*
+ * Whose addresses a frame carries: ARP (RFC 826), ND (RFC 4861), MLD. These
+ * are not judged by policy.
+ */
 #ifndef KC_SPOOF_H
 #define KC_SPOOF_H
 
-#include "kc_maps.h"
-#include "kc_packet.h"
+#include "kc_parse.h"
 
-#define KC_ND_OPTIONS 4
+#define KC_ND_OPTIONS 8
 #define KC_ND_SOURCE_LLA 1
 #define KC_ND_TARGET_LLA 2
 
@@ -14,10 +16,9 @@
 static __always_inline int kc_owned(const struct kc_endpoint *ep,
 				    const __u8 *address)
 {
-	const __u64 *x = (const __u64 *)address;
 	int i;
 
-	if (!(x[0] | x[1]))
+	if (kc_zero16(address))
 		return -1;
 	for (i = 0; i < KC_ADDRS; i++)
 		if (kc_same16(ep->addrs[i], address))
@@ -25,8 +26,10 @@ static __always_inline int kc_owned(const struct kc_endpoint *ep,
 	return -1;
 }
 
-/* The link-local address that the pod's kernel makes of its MAC address
- * (RFC 4291, appendix A): a sender of ND and MLD only.
+/*
+ * The link-local address that the pod's kernel makes of its MAC address
+ * (RFC 4291, appendix A). It sends ND and MLD, nothing else: peers could not
+ * tell by it which pod it is.
  */
 static __always_inline bool kc_link_local(const struct kc_endpoint *ep,
 					  const __u8 *a)
@@ -37,13 +40,6 @@ static __always_inline bool kc_link_local(const struct kc_endpoint *ep,
 	       a[10] == ep->mac[2] && a[11] == 0xff && a[12] == 0xfe &&
 	       a[13] == ep->mac[3] && a[14] == ep->mac[4] &&
 	       a[15] == ep->mac[5];
-}
-
-static __always_inline bool kc_unspecified(const __u8 *address)
-{
-	const __u64 *x = (const __u64 *)address;
-
-	return !(x[0] | x[1]);
 }
 
 struct kc_arp {
@@ -58,74 +54,50 @@ struct kc_arp {
 	__u8 tip[4];
 };
 
-__noinline int kc_arp_from_pod(struct __sk_buff *skb,
-				      struct kc_endpoint *ep)
+/* Returns 0 or the reason to drop, as the others do. */
+__noinline int kc_arp_from_pod(struct __sk_buff *skb, __u32 endpoint)
 {
-	__u8 sender[16] __attribute__((aligned(8)));
+	const struct kc_endpoint *ep;
+	__u8 address[16] __attribute__((aligned(8)));
 	struct kc_arp arp;
-	__be32 ip;
+	__be32 sender, target;
 
-	if (!ep || bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
+	ep = bpf_map_lookup_elem(&kc_endpoint_v1, &endpoint);
+	if (!ep)
+		return KC_DROP_NO_ENDPOINT;
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)))
 		return KC_DROP_TRUNCATED;
-	if (arp.hardware != bpf_htons(1) || arp.protocol != bpf_htons(ETH_P_IP) ||
-	    arp.hlen != 6 || arp.plen != 4)
+	if (arp.hardware != bpf_htons(1) ||
+	    arp.protocol != bpf_htons(ETH_P_IP) || arp.hlen != 6 ||
+	    arp.plen != 4)
 		return KC_DROP_MALFORMED;
-	__builtin_memcpy(&ip, arp.sip, 4);
-	kc_map4(sender, ip);
-	if (!kc_same_mac(arp.smac, ep->mac) || kc_owned(ep, sender) < 0)
+	__builtin_memcpy(&sender, arp.sip, 4);
+	__builtin_memcpy(&target, arp.tip, 4);
+	/* A probe (RFC 5227) has no sender, but asks for its own address. */
+	kc_map4(address, sender ? sender : target);
+	if (!kc_same_mac(arp.smac, ep->mac) || kc_owned(ep, address) < 0)
 		return KC_DROP_SPOOF_ARP;
 	return 0;
 }
 
-/*
- * ND and MLD are not judged by policy. From a pod: solicitations,
- * advertisements of its own addresses, MLD reports.
- */
-__noinline int kc_nd_from_pod(struct __sk_buff *skb,
-				     struct kc_packet *p,
-				     struct kc_endpoint *ep)
+/* Link-layer addresses in the options of ND are the pod's own. */
+static __always_inline int kc_nd_options(struct __sk_buff *skb,
+					 const struct kc_packet *p,
+					 const struct kc_endpoint *ep,
+					 __u32 offset)
 {
-	__u8 target[16] __attribute__((aligned(8)));
 	struct {
 		__u8 type;
 		__u8 length;
 		__u8 mac[6];
 	} option;
-	__u32 offset;
 	int i;
 
-	if (!p || !ep)
-		return KC_DROP_TABLES;
-	if (p->frag)
-		return KC_DROP_ND;	/* RFC 6980 */
-	if (kc_owned(ep, p->saddr) < 0 && !kc_link_local(ep, p->saddr) &&
-	    !kc_unspecified(p->saddr))
-		return KC_DROP_SPOOF_IP;
-	switch (p->icmp_type) {
-	case KC_MLD_REPORT:
-	case KC_MLD_DONE:
-	case KC_MLD2_REPORT:
-		return p->hop_limit == 1 ? 0 : KC_DROP_ND;
-	case KC_ND_RS:
-		offset = p->l4 + 8;
-		break;
-	case KC_ND_NS:
-	case KC_ND_NA:
-		offset = p->l4 + 24;
-		if (bpf_skb_load_bytes(skb, p->l4 + 8, target, 16))
-			return KC_DROP_TRUNCATED;
-		/* DAD asks for an address of one's own. */
-		if ((p->icmp_type == KC_ND_NA || kc_unspecified(p->saddr)) &&
-		    kc_owned(ep, target) < 0 && !kc_link_local(ep, target))
-			return KC_DROP_SPOOF_ND;
-		break;
-	default:
-		return KC_DROP_ND;
-	}
-	if (p->hop_limit != 255)
-		return KC_DROP_ND;
-	for (i = 0; i < KC_ND_OPTIONS && offset < p->length; i++) {
-		if (bpf_skb_load_bytes(skb, offset, &option, sizeof(option)))
+	for (i = 0; i < KC_ND_OPTIONS; i++) {
+		if (offset == p->end)
+			return 0;
+		if (offset + sizeof(option) > p->end ||
+		    bpf_skb_load_bytes(skb, offset, &option, sizeof(option)))
 			return KC_DROP_TRUNCATED;
 		if (!option.length)
 			return KC_DROP_MALFORMED;
@@ -135,19 +107,75 @@ __noinline int kc_nd_from_pod(struct __sk_buff *skb,
 			return KC_DROP_SPOOF_ND;
 		offset += option.length * 8;
 	}
-	return offset >= p->length ? 0 : KC_DROP_MALFORMED;
+	return offset == p->end ? 0 : KC_DROP_ND;
 }
 
-/* To a pod: what asks for its addresses or answers its questions. */
-__noinline int kc_nd_to_pod(struct __sk_buff *skb, struct kc_packet *p,
-				   struct kc_endpoint *ep)
+/* What a pod may say: solicitations, MLD reports, and what is its own. */
+__noinline int kc_nd_from_pod(struct __sk_buff *skb, __u32 endpoint)
 {
 	__u8 target[16] __attribute__((aligned(8)));
+	struct kc_call *c = kc_this_call();
+	const struct kc_endpoint *ep;
+	const struct kc_packet *p;
+	__u32 options;
+	bool anonymous;
 
-	if (!p || !ep)
-		return KC_DROP_TABLES;
+	ep = bpf_map_lookup_elem(&kc_endpoint_v1, &endpoint);
+	if (!c || !ep)
+		return KC_DROP_NO_ENDPOINT;
+	p = &c->packet;
+	options = p->l4 + 8;
+	anonymous = kc_zero16(p->saddr);
+	if (p->frag)
+		return KC_DROP_ND;	/* RFC 6980 */
+	if (!anonymous && kc_owned(ep, p->saddr) < 0 &&
+	    !kc_link_local(ep, p->saddr))
+		return KC_DROP_SPOOF_IP;
+	switch (p->icmp_type) {
+	case KC_MLD_REPORT:
+	case KC_MLD_DONE:
+	case KC_MLD2_REPORT:
+		return p->hop_limit == 1 ? 0 : KC_DROP_ND;
+	case KC_ND_RS:
+		break;
+	case KC_ND_NA:
+	case KC_ND_NS:
+		options += sizeof(target);
+		if (options > p->end ||
+		    bpf_skb_load_bytes(skb, p->l4 + 8, target, sizeof(target)))
+			return KC_DROP_TRUNCATED;
+		/* DAD asks for an address of one's own, from none. */
+		if ((p->icmp_type == KC_ND_NA || anonymous) &&
+		    kc_owned(ep, target) < 0 && !kc_link_local(ep, target))
+			return KC_DROP_SPOOF_ND;
+		if (p->icmp_type == KC_ND_NA && anonymous)
+			return KC_DROP_SPOOF_IP;
+		break;
+	default:
+		return KC_DROP_ND;	/* a router's, or a querier's */
+	}
+	if (p->hop_limit != 255)
+		return KC_DROP_ND;
+	return kc_nd_options(skb, p, ep, options);
+}
+
+/* What is said to a pod: questions for its addresses, and answers. */
+__noinline int kc_nd_to_pod(struct __sk_buff *skb, __u32 endpoint)
+{
+	__u8 target[16] __attribute__((aligned(8)));
+	struct kc_call *c = kc_this_call();
+	const struct kc_endpoint *ep;
+	const struct kc_packet *p;
+
+	ep = bpf_map_lookup_elem(&kc_endpoint_v1, &endpoint);
+	if (!c || !ep)
+		return KC_DROP_NO_ENDPOINT;
+	p = &c->packet;
 	if (p->frag)
 		return KC_DROP_ND;
+	if (!(p->flags & KC_PACKET_GROUP) && kc_owned(ep, p->daddr) < 0 &&
+	    !kc_link_local(ep, p->daddr))
+		return KC_DROP_NOT_OURS;
 	switch (p->icmp_type) {
 	case KC_MLD_QUERY:
 	case KC_MLD_REPORT:
@@ -155,7 +183,8 @@ __noinline int kc_nd_to_pod(struct __sk_buff *skb, struct kc_packet *p,
 	case KC_MLD2_REPORT:
 		return p->hop_limit == 1 ? 0 : KC_DROP_ND;
 	case KC_ND_NS:
-		if (bpf_skb_load_bytes(skb, p->l4 + 8, target, 16))
+		if (p->l4 + 24 > p->end ||
+		    bpf_skb_load_bytes(skb, p->l4 + 8, target, sizeof(target)))
 			return KC_DROP_TRUNCATED;
 		if (kc_owned(ep, target) < 0 && !kc_link_local(ep, target))
 			return KC_DROP_NOT_OURS;

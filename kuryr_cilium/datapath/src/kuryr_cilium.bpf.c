@@ -8,265 +8,115 @@
  *
  * Whatever is not understood is dropped, counted and told of.
  */
-#include "kc_maps.h"
-#include "kc_packet.h"
-#include "kc_event.h"
-#include "kc_policy.h"
-#include "kc_ct.h"
-#include "kc_spoof.h"
-#include "kc_icmp.h"
+#include "kc_hop.h"
 
-#define KC_PACKET_HOST 0
+/* Passing is leaving it to who comes next: an operator's own program. */
+#define KC_PASS TC_ACT_UNSPEC
 
-/* What one packet is worked on with; too large for the stack. */
-struct kc_call {
-	struct kc_packet packet;
-	struct kc_end end;
-	struct kc_result result;
-};
-
-KC_MAP(kc_scratch, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct kc_call, 1, 0);
-
-static __always_inline struct kc_call *kc_call(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&kc_scratch, &zero);
-}
-
-static __always_inline struct kc_endpoint *kc_find(struct __sk_buff *skb,
-						   struct kc_call *c)
-{
-	__u32 ifindex = skb->ifindex, *number;
-
-	__builtin_memset(&c->end, 0, sizeof(c->end));
-	__builtin_memset(&c->result, 0, sizeof(c->result));
-	c->result.bit = KC_NO_BIT;
-	c->end.epoch = kc_meta(KC_META_EPOCH);
-	number = bpf_map_lookup_elem(&kc_if_v1, &ifindex);
-	if (!number)
-		return NULL;
-	c->end.number = *number;
-	return bpf_map_lookup_elem(&kc_endpoint_v1, number);
-}
-
-static __always_inline void kc_set_end(struct kc_end *e,
-				       const struct kc_endpoint *ep,
-				       __u8 direction, bool v6)
-{
-	__u32 in = ep->in_ruleset, out = ep->out_ruleset;
-
-	e->space = v6 ? ep->space6 : ep->space4;
-	e->direction = direction;
-	e->ruleset = direction == KC_EGRESS ? out : in;
-	e->other_ruleset = direction == KC_EGRESS ? in : out;
-}
-
-static __always_inline int kc_judge_any(struct __sk_buff *skb,
-					struct kc_call *c,
-					struct kc_endpoint *ep)
-{
-	if (c->packet.flags & KC_PACKET_ERROR)
-		return kc_judge_error(skb, &c->packet, &c->end, &c->result, ep);
-	return kc_judge(&c->packet, &c->end, &c->result);
-}
-
-/* The number of an endpoint of this node that the packet may be handed to. */
-static __always_inline struct kc_local *kc_neighbour(struct kc_call *c,
-						     struct kc_endpoint *ep)
-{
-	struct kc_addr_key key = { .space = c->end.space };
-	struct kc_local *local;
-
-	if (!(ep->flags & KC_ENDPOINT_FASTPATH) ||
-	    (c->packet.flags & KC_PACKET_GROUP))
-		return NULL;
-	__builtin_memcpy(key.addr, c->packet.daddr, 16);
-	local = bpf_map_lookup_elem(&kc_local_v1, &key);
-	if (!local)
-		return NULL;
-	if (kc_same_mac(c->packet.dmac, local->mac) ||
-	    kc_same_mac(c->packet.dmac, ep->gateway_macs[0]) ||
-	    kc_same_mac(c->packet.dmac, ep->gateway_macs[1]))
-		return local;
-	return NULL;
-}
-
-/* Both ends are judged before either entry is written. */
-__noinline int kc_hop(struct __sk_buff *skb, struct kc_call *c,
-			     __u32 number, __u32 network)
-{
-	struct kc_endpoint *to;
-	__u32 ifindex;
-	struct kc_end end = {};
-	struct kc_result result = { .bit = KC_NO_BIT };
-	int reason, index;
-
-	if (!c)
-		return TC_ACT_SHOT;
-	to = bpf_map_lookup_elem(&kc_endpoint_v1, &number);
-	if (!to || !(to->flags & KC_ENDPOINT_FASTPATH) ||
-	    to->network != network || to->in_ruleset == KC_RULESET_NONE)
-		return TC_ACT_UNSPEC;
-	index = kc_owned(to, c->packet.daddr);
-	if (index < 0)
-		return TC_ACT_UNSPEC;
-	end.number = number;
-	end.epoch = c->end.epoch;
-	end.local = index;
-	kc_set_end(&end, to, KC_INGRESS, c->packet.flags & KC_PACKET_V6);
-	ifindex = to->kc_ifindex;
-	if (c->packet.flags & KC_PACKET_ERROR)
-		reason = kc_judge_error(skb, &c->packet, &end, &result, to);
-	else
-		reason = kc_judge(&c->packet, &end, &result);
-	if (reason)
-		return kc_drop(&c->packet, &end, &result, reason);
-	reason = kc_commit(&c->packet, &c->end, &c->result);
-	if (reason)
-		return kc_drop(&c->packet, &c->end, &c->result, reason);
-	reason = kc_commit(&c->packet, &end, &result);
-	if (reason)
-		return kc_drop(&c->packet, &end, &result, reason);
-	if (!kc_same_mac(c->packet.dmac, to->mac)) {
-		__u8 mac[6];
-
-		__builtin_memcpy(mac, to->mac, 6);
-		bpf_skb_store_bytes(skb, 0, mac, 6, 0);
-	}
-	bpf_skb_change_type(skb, KC_PACKET_HOST);
-	return bpf_redirect_peer(ifindex, 0);
-}
+const volatile struct kc_types kc_types = {};
 
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
-	struct kc_endpoint *ep;
-	struct kc_local *local;
-	struct kc_call *c = kc_call();
-	int reason, index, action;
+	struct kc_call *c = kc_this_call();
+	struct kc_endpoint *ep = NULL, *to;
+	struct kc_packet *p;
+	__u32 kq;
+	int reason, index;
 
 	if (!c)
 		return TC_ACT_SHOT;
-	ep = kc_find(skb, c);
-	reason = kc_parse_ethernet(skb, &c->packet);
-	c->end.direction = KC_EGRESS;
-	if (!ep)
-		return kc_drop(&c->packet, &c->end, &c->result,
-			       KC_DROP_NO_ENDPOINT);
-	if (ep->out_ruleset == KC_RULESET_NONE) {
-		reason = KC_DROP_NOT_READY;
+	p = &c->packet;
+	reason = kc_begin(skb, c, KC_EGRESS, false, &ep);
+	if (reason || !ep)
 		goto drop;
-	}
-	if (reason)
-		goto drop;
-	if (!kc_same_mac(c->packet.smac, ep->mac)) {
+	kq = ep->kq_ifindex;
+	if (!kc_same_mac(p->smac, ep->mac)) {
 		reason = KC_DROP_SPOOF_MAC;
 		goto drop;
 	}
-	if (c->packet.ethertype == bpf_htons(ETH_P_ARP)) {
-		reason = kc_arp_from_pod(skb, ep);
+	if (p->ethertype == bpf_htons(ETH_P_ARP) || p->flags & KC_PACKET_ND) {
+		reason = p->flags & KC_PACKET_ND ?
+			 kc_nd_from_pod(skb, c->near.number) :
+			 kc_arp_from_pod(skb, c->near.number);
 		if (reason)
 			goto drop;
-		return bpf_redirect(ep->kq_ifindex, 0);
+		return bpf_redirect(kq, 0);
 	}
-	reason = kc_parse_ip(skb, &c->packet, c->end.number);
-	if (reason)
-		goto drop;
-	if (c->packet.flags & KC_PACKET_ND) {
-		reason = kc_nd_from_pod(skb, &c->packet, ep);
-		if (reason)
-			goto drop;
-		return bpf_redirect(ep->kq_ifindex, 0);
-	}
-	index = kc_owned(ep, c->packet.saddr);
+	index = kc_owned(ep, p->saddr);
 	if (index < 0) {
 		reason = KC_DROP_SPOOF_IP;
 		goto drop;
 	}
-	c->end.local = index;
-	kc_set_end(&c->end, ep, KC_EGRESS, c->packet.flags & KC_PACKET_V6);
-	reason = kc_judge_any(skb, c, ep);
+	c->near.local = index;
+	reason = kc_judge_any(skb, p, false);
 	if (reason)
 		goto drop;
-	if (c->result.ct_flags & KC_CT_HOST) {
-		reason = kc_commit(&c->packet, &c->end, &c->result);
-		if (reason)
-			goto drop;
-		/* Its frame may be addressed to the gateway. */
-		bpf_skb_change_type(skb, KC_PACKET_HOST);
-		return TC_ACT_OK;
+	if (!(c->near.flags & KC_CT_HOST)) {
+		to = kc_neighbour(c, ep);
+		if (to)
+			return kc_hop(skb, c, to);
 	}
-	local = kc_neighbour(c, ep);
-	if (local) {
-		action = kc_hop(skb, c, local->endpoint, ep->network);
-		if (action != TC_ACT_UNSPEC)
-			return action;
-	}
-	reason = kc_commit(&c->packet, &c->end, &c->result);
+	reason = kc_commit(skb, false);
 	if (reason)
 		goto drop;
-	return bpf_redirect(ep->kq_ifindex, 0);
+	if (!(c->near.flags & KC_CT_HOST))
+		return bpf_redirect(kq, 0);
+	/* To the node itself; the frame may be addressed to a gateway. */
+	bpf_skb_change_type(skb, KC_TYPE_HOST);
+	return KC_PASS;
 drop:
-	return kc_drop(&c->packet, &c->end, &c->result, reason);
+	return kc_drop(skb, false, reason);
 }
 
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
-	struct kc_endpoint *ep;
-	struct kc_call *c = kc_call();
+	struct kc_call *c = kc_this_call();
+	struct kc_endpoint *ep = NULL;
+	struct kc_packet *p;
+	__u32 kc;
 	int reason, index;
 
 	if (!c)
 		return TC_ACT_SHOT;
-	ep = kc_find(skb, c);
-	reason = kc_parse_ethernet(skb, &c->packet);
-	if (!ep)
-		return kc_drop(&c->packet, &c->end, &c->result,
-			       KC_DROP_NO_ENDPOINT);
-	if (ep->in_ruleset == KC_RULESET_NONE) {
-		reason = KC_DROP_NOT_READY;
+	p = &c->packet;
+	reason = kc_begin(skb, c, KC_INGRESS, true, &ep);
+	if (reason || !ep)
 		goto drop;
-	}
-	if (reason)
-		goto drop;
-	if (!(c->packet.dmac[0] & 1) && !kc_same_mac(c->packet.dmac, ep->mac)) {
+	kc = ep->kc_ifindex;
+	if (!(p->dmac[0] & 1) && !kc_same_mac(p->dmac, ep->mac)) {
 		reason = KC_DROP_NOT_OURS;	/* flooded */
 		goto drop;
 	}
-	if (c->packet.ethertype == bpf_htons(ETH_P_ARP))
-		goto deliver;
-	reason = kc_parse_ip(skb, &c->packet, c->end.number);
-	if (reason)
-		goto drop;
-	if (c->packet.flags & KC_PACKET_ND) {
-		reason = kc_nd_to_pod(skb, &c->packet, ep);
+	if (p->ethertype == bpf_htons(ETH_P_ARP))
+		return kc_deliver(skb, p, kc);
+	if (p->flags & KC_PACKET_ND) {
+		reason = kc_nd_to_pod(skb, c->near.number);
 		if (reason)
 			goto drop;
-		goto deliver;
+		return kc_deliver(skb, p, kc);
 	}
-	index = kc_owned(ep, c->packet.daddr);
-	if (index < 0 && !(c->packet.flags & KC_PACKET_GROUP)) {
+	index = kc_owned(ep, p->daddr);
+	if (index < 0 && p->flags & KC_PACKET_GROUP)
+		index = KC_ADDRS;
+	if (index < 0) {
 		reason = KC_DROP_NOT_OURS;
 		goto drop;
 	}
-	if (kc_owned(ep, c->packet.saddr) >= 0) {
+	if (kc_owned(ep, p->saddr) >= 0) {
 		reason = KC_DROP_SPOOF_IP;
 		goto drop;
 	}
-	c->end.local = index < 0 ? KC_ADDRS : index;
-	kc_set_end(&c->end, ep, KC_INGRESS, c->packet.flags & KC_PACKET_V6);
-	reason = kc_judge_any(skb, c, ep);
+	c->near.local = index;
+	reason = kc_judge_any(skb, p, false);
 	if (!reason)
-		reason = kc_commit(&c->packet, &c->end, &c->result);
+		reason = kc_commit(skb, false);
 	if (reason)
 		goto drop;
-deliver:
-	bpf_skb_change_type(skb, KC_PACKET_HOST);
-	return bpf_redirect_peer(ep->kc_ifindex, 0);
+	return kc_deliver(skb, p, kc);
 drop:
-	return kc_drop(&c->packet, &c->end, &c->result, reason);
+	return kc_drop(skb, false, reason);
 }
 
 /* Whether an address is this node's. */
@@ -275,7 +125,7 @@ static __always_inline bool kc_is_host(__u32 space, const __u8 *address)
 	struct kc_addr_key key = { .space = space };
 	struct kc_peer *peer;
 
-	__builtin_memcpy(key.addr, address, 16);
+	kc_copy16(key.addr, address);
 	peer = bpf_map_lookup_elem(&kc_addr_v1, &key);
 	return peer && peer->entity == KC_ENTITY_HOST;
 }
@@ -283,56 +133,49 @@ static __always_inline bool kc_is_host(__u32 space, const __u8 *address)
 SEC("tc")
 int from_host(struct __sk_buff *skb)
 {
-	struct kc_endpoint *ep;
-	struct kc_call *c = kc_call();
+	struct kc_call *c = kc_this_call();
+	struct kc_endpoint *ep = NULL;
+	struct kc_packet *p;
 	int reason, index;
 
 	if (!c)
 		return TC_ACT_SHOT;
-	ep = kc_find(skb, c);
-	reason = kc_parse_ethernet(skb, &c->packet);
-	if (!ep)
-		return kc_drop(&c->packet, &c->end, &c->result,
-			       KC_DROP_NO_ENDPOINT);
-	if (ep->in_ruleset == KC_RULESET_NONE) {
-		reason = KC_DROP_NOT_READY;
+	p = &c->packet;
+	reason = kc_begin(skb, c, KC_INGRESS, false, &ep);
+	if (reason || !ep)
 		goto drop;
-	}
-	if (reason)
-		goto drop;
-	if (c->packet.ethertype == bpf_htons(ETH_P_ARP)) {
+	/* Neighbours are permanent: the host has nothing to ask. */
+	if (p->ethertype == bpf_htons(ETH_P_ARP) || p->flags & KC_PACKET_ND) {
 		reason = KC_DROP_HOST_FRAME;
 		goto drop;
 	}
-	reason = kc_parse_ip(skb, &c->packet, c->end.number);
-	if (reason)
-		goto drop;
-	if (c->packet.flags & KC_PACKET_ND) {
-		/* Neighbours are permanent: the host has nothing to ask. */
-		reason = KC_DROP_HOST_FRAME;
-		goto drop;
-	}
-	index = kc_owned(ep, c->packet.daddr);
+	index = kc_owned(ep, p->daddr);
 	if (index < 0) {
 		reason = KC_DROP_NOT_OURS;
 		goto drop;
 	}
-	c->end.local = index;
-	kc_set_end(&c->end, ep, KC_INGRESS, c->packet.flags & KC_PACKET_V6);
-	/* What the node sends came in by no interface. */
-	c->end.ct_flags = KC_CT_HOST;
+	c->near.local = index;
+	/* What the node sends itself came in by no interface. */
+	c->near.ct_flags = KC_CT_HOST;
 	if (!skb->ingress_ifindex)
-		c->end.ct_flags |= KC_CT_OWN;
-	else if (kc_is_host(c->end.space, c->packet.saddr))
-		c->end.ct_flags |= KC_CT_AS_WORLD;
-	reason = kc_judge_any(skb, c, ep);
+		c->near.ct_flags |= KC_CT_OWN;
+	else if (kc_is_host(c->near.space, p->saddr))
+		c->near.ct_flags |= KC_CT_AS_WORLD;
+	reason = kc_judge_any(skb, p, false);
 	if (!reason)
-		reason = kc_commit(&c->packet, &c->end, &c->result);
+		reason = kc_commit(skb, false);
 	if (reason)
 		goto drop;
-	return TC_ACT_OK;
+	return KC_PASS;
 drop:
-	return kc_drop(&c->packet, &c->end, &c->result, reason);
+	return kc_drop(skb, false, reason);
+}
+
+/* What benchmarks compare with. */
+SEC("tc")
+int noop(struct __sk_buff *skb)
+{
+	return skb->len ? KC_PASS : TC_ACT_SHOT;
 }
 
 char _license[] SEC("license") = "GPL";
