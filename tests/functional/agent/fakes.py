@@ -77,6 +77,9 @@ class Datapath:
     def attachments(self):
         return dict(self._mine)
 
+    def stop(self):
+        """Nothing goes on in a thread."""
+
     def lose(self):
         """What a reboot does."""
         self._path.unlink()

@@ -41,6 +41,8 @@ DELETE_POINTS = ('del-unplug', 'del-detach', 'del-record')
 
 class PlugCase(base.TestCase):
 
+    kind = 'fake'
+
     def setUp(self):
         super().setUp()
         self.useFixture(fixtures.Node())
@@ -54,14 +56,31 @@ class PlugCase(base.TestCase):
         self.pod = self.useFixture(fixtures.Namespace())
         self.folder = self.useFixture(upstream.TempDir()).path
         self.vif = vifs.make()
+        self.plugger = None
         self.before = self.seen()
         self.plugger = self.new_agent()
         self.links = self.plugger._binding.links(self.vif)
 
     def new_agent(self):
-        made = plug_process.plugger(self.folder, self.switch.remote)
+        """An agent that has started, in place of the one there was."""
+        if self.plugger is not None:
+            self.plugger._datapath.stop()
+        made = plug_process.plugger(self.kind, self.folder,
+                                    self.switch.remote)
         self.addCleanup(made._binding.close)
+        self.addCleanup(made._datapath.stop)
         return made
+
+    def bring_in_force(self):
+        """What an agent does with the view on disk."""
+
+    def pinned(self):
+        """What the datapath keeps beyond a process."""
+        path = os.path.join(self.folder, 'datapath.json')
+        if not os.path.exists(path):
+            return {}
+        with open(path) as file:
+            return json.load(file)
 
     def request(self, container='c1', vif=None, netns=None, **fields):
         return plug_process.request(vif or self.vif,
@@ -69,6 +88,7 @@ class PlugCase(base.TestCase):
                                     **fields)
 
     def add(self, *args, seconds=20, **kwargs):
+        self.bring_in_force()
         return self.plugger.add(self.request(*args, **kwargs),
                                 time.monotonic() + seconds)
 
@@ -77,7 +97,7 @@ class PlugCase(base.TestCase):
 
         The stand-in lets all pass, and what the pod answers comes in by kc.
         """
-        addresses = (address,) if address else plugged_addresses(self.vif)
+        addresses = (address,) if address else kc_vif.addresses(self.vif)
         return all(subprocess.run(
             ['ping', '-c', '1', '-W', '2', one],
             capture_output=True).returncode == 0 for one in addresses)
@@ -87,7 +107,6 @@ class PlugCase(base.TestCase):
         with netlink.Netlink() as net:
             names = set(net.names()) - {'br-int', 'ovs-netdev'}
         records = os.path.join(self.folder, 'endpoints')
-        pinned = os.path.join(self.folder, 'datapath.json')
         return {
             'links': names,
             'ports': self.switch.vsctl('list-ports', 'br-int').split(),
@@ -97,26 +116,25 @@ class PlugCase(base.TestCase):
             'routes': fixtures.run('ip', 'route') + fixtures.run(
                 'ip', '-6', 'route'),
             'records': os.path.isdir(records) and os.listdir(records) or [],
-            'pinned': os.path.exists(pinned) and json.load(
-                open(pinned)) or {},
+            'pinned': self.pinned(),
         }
 
     def assertClean(self):
         self.assertEqual(self.before, self.seen())
 
+    def assertActive(self):
+        self.assertTrue(self.pinned()[self.vif.id][1])
+
     def assertPlugged(self, container='c1'):
+        self.bring_in_force()
         self.plugger.check(container, 'eth0')
         self.assertTrue(self.ping())
         self.assertEqual([self.links.tap], self.switch.vsctl(
             'list-ports', 'br-int').split())
-        self.assertTrue(self.plugger._datapath.pinned()[self.vif.id][1])
+        self.assertActive()
         record, = self.plugger._store.list()
         self.assertEqual(('ready', container), (record.state,
                                                 record.container_id))
-
-
-def plugged_addresses(vif):
-    return kc_vif.addresses(vif)
 
 
 class TestAdd(PlugCase):
@@ -314,7 +332,7 @@ class TestDeath(PlugCase):
     def die(self, command, point, container='c1'):
         process = subprocess.run(
             [sys.executable, '-m', 'tests.functional.agent.plug_process',
-             self.folder, self.switch.remote, command,
+             self.kind, self.folder, self.switch.remote, command,
              json.dumps(kc_vif.dumps(self.vif)), self.pod.path, container],
             env=dict(os.environ, KURYR_CILIUM_FAULT_POINT=point),
             capture_output=True, text=True)
