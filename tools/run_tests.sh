@@ -15,9 +15,8 @@ started=$SECONDS
 say() { printf '\n== %s (%d min %02d s)\n' "$*" $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)); }
 
 finish() {
-    local line
     say 'summary'
-    for line in "${summary[@]}"; do echo "  $line"; done
+    printf '  %s\n' "${summary[@]}"
     echo "$passed passed, $failed failed, $skipped skipped"
     [ "$failed" = 0 ] && [ "$skipped" = 0 ]
     exit
