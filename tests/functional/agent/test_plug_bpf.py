@@ -12,6 +12,7 @@
 
 """Plugging pods into the real datapath: what passes, and when."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -75,6 +76,16 @@ class BPFCase(test_plug.PlugCase):
         self.addCleanup(process.kill)
         return process
 
+    def wait_for_packets(self):
+        """Until the host has sent ten more to its pod."""
+        def sent():
+            link, = json.loads(fixtures.run(
+                'ip', '-s', '-j', 'link', 'show', 'dev', self.links.kc))
+            return link['stats64']['tx']['packets']
+
+        wanted = sent() + 10
+        self.assertEventually(lambda: sent() >= wanted)
+
     def lost(self, process):
         process.send_signal(2)
         line, = [line for line in process.communicate()[0].splitlines()
@@ -110,10 +121,12 @@ class TestPlug(BPFCase):
         self.add()
         flood = self.flood()
         for _ in range(3):
+            self.wait_for_packets()
             self.plugger = self.new_agent()
             self.assertEqual([], self.plugger.sweep(starting=True))
             self.bring_in_force()
             self.plugger._datapath.sweep()
+        self.wait_for_packets()
         self.assertEqual(0, self.lost(flood))
         self.assertPlugged()
 
