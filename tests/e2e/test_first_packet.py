@@ -31,6 +31,15 @@ def sender(name, target, node, labels):
     return manifest
 
 
+def sent_packets(pod):
+    """How many packets a pod's eth0 has sent (/proc/net/dev)."""
+    for line in pod.read('dev').splitlines():
+        name, _, values = line.partition(':')
+        if name.strip() == 'eth0':
+            return int(values.split()[9])
+    raise AssertionError('%s has no eth0' % pod)
+
+
 class TestFirstPacket(base.TestCase):
 
     def test_a_pod_that_may_not_send(self):
@@ -48,7 +57,7 @@ class TestFirstPacket(base.TestCase):
                     for name in names))
                 for pod in muted:
                     # It did try.
-                    base.wait_until(lambda: self._sent(pod) > 50, 30,
+                    base.wait_until(lambda: sent_packets(pod) > 50, 30,
                                     '%s sends' % pod)
             for pod in muted:
                 wanted = pods.sent_by(pod)
@@ -87,9 +96,6 @@ class TestFirstPacket(base.TestCase):
         for flood in floods:
             flood.stop()
 
-    def _sent(self, pod):
-        return _device(pod)[9]
-
     def _received(self, pod):
         """TCP segments, datagrams, echo requests that its kernel saw."""
         counters = {}
@@ -104,12 +110,3 @@ class TestFirstPacket(base.TestCase):
         return (counters['TcpInSegs'] + counters['UdpInDatagrams'] +
                 counters['UdpNoPorts'] + counters['Udp6InDatagrams'] +
                 counters['Udp6NoPorts'])
-
-
-def _device(pod):
-    """The counters of eth0 as /proc/net/dev has them."""
-    for line in pod.read('dev').splitlines():
-        name, _, values = line.partition(':')
-        if name.strip() == 'eth0':
-            return [int(value) for value in values.split()]
-    raise AssertionError('%s has no eth0' % pod)
