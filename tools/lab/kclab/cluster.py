@@ -149,7 +149,7 @@ class Cluster:
         for part in self.parts.values():
             if part.node == node:
                 part.start()
-        ui.wait_for(lambda: self.ready(node), 60,
+        ui.wait_for(lambda: self.ready(node), 120,
                     f'{node.name} to be Ready')
 
     def ready(self, node):
@@ -182,19 +182,19 @@ class Start:
             chains.append(self._product)
         ui.together(*chains)
         with ui.step('the router answers'):
-            ui.wait_for(lambda: networks.router_answers(self.lab), 60,
+            ui.wait_for(lambda: networks.router_answers(self.lab), 120,
                         'the router to answer', check=self._check)
         if self.bare:
             nodeparts.make_bare_routes(self.lab.nodes)
         else:
             with ui.step('controller and agents ready'):
-                ui.wait_for(lambda: product.serving(self.lab), 60,
+                ui.wait_for(lambda: product.serving(self.lab), 120,
                             'the controller and the agents to be ready',
                             check=self._check)
         with ui.step('nodes Ready'):
             ui.wait_for(
                 lambda: all(self.cluster.ready(n) for n in self.lab.nodes),
-                60, 'the nodes to be Ready', check=self._check)
+                120, 'the nodes to be Ready', check=self._check)
 
     def _check(self):
         for part in self.cluster.parts.values():

@@ -149,7 +149,7 @@ def make_parts(lab):
                               'OS_NEUTRON_CONFIG_FILES': 'neutron.conf'},
                    ready=parts.http_answers(settings.CP_IP, 9696,
                                             '/v2.0/networks'),
-                   whole=True, timeout=120)]
+                   whole=True)]
     if backend == 'ovs':
         found.append(parts.Part(
             lab, 'neutron-rpc',

@@ -56,7 +56,7 @@ class Part:
     after: typing.Callable = _nothing
     env: dict = dataclasses.field(default_factory=dict)
     cwd: str = '/'
-    timeout: float = 60
+    timeout: float = 120
     whole: bool = False
 
     @property

@@ -106,7 +106,7 @@ def make_parts(lab):
         parts.Part(
             lab, 'rabbitmq',
             lambda: ['/usr/lib/rabbitmq/bin/rabbitmq-server'],
-            before=before, whole=True, timeout=120,
+            before=before, whole=True,
             # The start of an AMQP 0-9-1 connection and of its answer.
             ready=parts.tcp_answers('127.0.0.1', 5672,
                                     say=b'AMQP\x00\x00\x09\x01', hear=8),
