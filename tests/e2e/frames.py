@@ -44,7 +44,7 @@ def ethernet(source, destination, kind, payload, tags=()):
     header = mac(destination) + mac(source)
     for tag in tags:
         header += struct.pack('>HH', tag, 7)
-    return (header + struct.pack('>H', kind) + payload).ljust(60, b'\0')
+    return header + struct.pack('>H', kind) + payload
 
 
 def ipv4(source, destination, protocol, payload, frag=0, options=b''):

@@ -101,6 +101,13 @@ class TestHostile(base.TestCase):
                              mark)
         return self.ip(victim, payload, version, protocol=frames.TCP)
 
+    def nd(self, victim, mark, kind, target, link, source=None):
+        """Neighbour discovery to a victim; the mark is behind the packet."""
+        source = source or self.mallory.ip6
+        return self.ip(victim, frames.neighbour(
+            source, victim.ip6, kind, target, link), 6, source,
+            frames.ICMPV6, hops=255) + mark
+
     def test_the_means_work(self):
         """Without a policy the same frames do arrive."""
         for victim in self.victims:
@@ -183,25 +190,14 @@ class TestHostile(base.TestCase):
         self.assertDropped('spoof-arp', claims)
 
     def test_spoofed_neighbours(self):
-        own = self.mallory
-
-        def advertise(victim, mark):
-            return [frames.ethernet(own.mac, victim.mac, frames.IPV6,
-                                    frames.ipv6(
-                own.ip6, victim.ip6, frames.ICMPV6, frames.neighbour(
-                    own.ip6, victim.ip6, 136, target, link), 255) + mark)
-                for target, link in ((self.bystander.ip6, own.mac),
-                                     (own.ip6, ALIEN_MAC))]
-        self.assertDropped('spoof-nd', advertise)
+        own, other = self.mallory, self.bystander
+        for target, link in ((other.ip6, own.mac), (own.ip6, ALIEN_MAC)):
+            self.assertDropped('spoof-nd', lambda victim, mark: [
+                self.nd(victim, mark, 136, target, link)])
         self.assertDropped('spoof-ip', lambda victim, mark: [
-            frames.ethernet(own.mac, victim.mac, frames.IPV6, frames.ipv6(
-                self.bystander.ip6, victim.ip6, frames.ICMPV6,
-                frames.neighbour(self.bystander.ip6, victim.ip6, 135,
-                                 victim.ip6, own.mac), 255) + mark)])
+            self.nd(victim, mark, 135, victim.ip6, own.mac, other.ip6)])
         self.assertDropped('nd', lambda victim, mark: [
-            frames.ethernet(own.mac, victim.mac, frames.IPV6, frames.ipv6(
-                own.ip6, victim.ip6, frames.ICMPV6, frames.neighbour(
-                    own.ip6, victim.ip6, 134, None, own.mac), 255) + mark)])
+            self.nd(victim, mark, 134, None, own.mac)])
 
     def test_tags(self):
         for tags in ((frames.DOT1Q,), (frames.DOT1AD,),
@@ -227,8 +223,11 @@ class TestHostile(base.TestCase):
             self.ip(victim, frames.fragment(frames.UDP, 99, 100) + mark * 8,
                     6, protocol=frames.FRAGMENT)])
         # Less than a header of TCP, and what would overwrite its flags.
-        self.assertDropped('truncated', lambda victim, mark: [
-            self.ip(victim, mark, protocol=frames.TCP, frag=MF)])
+        # What is behind the packet is not of the packet.
+        for trailer in (b'', bytes(40)):
+            self.assertDropped('truncated', lambda victim, mark: [
+                self.ip(victim, mark, protocol=frames.TCP,
+                        frag=MF) + trailer])
         self.assertDropped('fragment-overlap', lambda victim, mark: [
             self.ip(victim, mark * 4, protocol=frames.TCP, frag=1)])
 
