@@ -21,6 +21,7 @@ and small ones before large ones.
 import dataclasses
 from typing import Callable, Iterable, Mapping, Sequence
 
+from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium import exceptions
 from kuryr_cilium.policy import compile as compiler
 from kuryr_cilium.policy import model
@@ -118,7 +119,7 @@ def largest_prefix(items: Sequence[str],
 
 def port_rows(table: compiler.Table) -> int:
     """Rows of a ruleset in kc_rs_port."""
-    return sum(len(compiler.pages(bits)) for bits in table.ports.values())
+    return sum(len(rows.pages(bits)) for bits in table.ports.values())
 
 
 def full(what: str) -> str:

@@ -32,7 +32,7 @@ packet is judged by one membership of the selectors and one ruleset, either
 the former or the new one.
 
 Nothing is ever written to a key whose meaning for a ruleset in force spans
-several rows: the ruleset gets a new number instead (see _renumbered).
+several rows: the ruleset gets a new number instead (see _spans_keys).
 
 The planner takes it that its steps are carried out. If one fails, what the
 maps hold is unknown: a new planner begins a new generation beside it (new
@@ -88,21 +88,35 @@ class Plan:
 
 @dataclasses.dataclass(slots=True)
 class Live:
-    """A ruleset in the maps; peers: class -> bits where a row is needed."""
+    """A ruleset in the maps.
+
+    :ivar peers: class -> bits, where a row is needed.
+    :ivar count: rows in kc_rs_peer.
+    """
 
     number: int
     table: compiler.Table
     peers: dict[int, int] = dataclasses.field(default_factory=dict)
+    count: int = 0
+
+    def __post_init__(self):
+        self.count = sum(len(rows.pages(bits)) for bits in (
+            *self.peers.values(),
+            *(self.table.base_bits(entity) for entity in entities.Entity)))
 
     def writes(self) -> Iterable[rows.Write]:
         yield from rows.ruleset_rows(self.number, self.table)
         for class_, bits in self.peers.items():
             yield from rows.peer_rows(self.number, class_, bits)
 
-    def peer_row_count(self) -> int:
-        return sum(len(compiler.pages(bits)) for bits in (
-            *self.peers.values(),
-            *(self.table.base_bits(entity) for entity in entities.Entity)))
+    def set_peer(self, class_: int, bits: Optional[int]) -> None:
+        """Note the row of a class; None: it has none (any more)."""
+        before = self.peers.pop(class_, None)
+        if before is not None:
+            self.count -= len(rows.pages(before))
+        if bits is not None:
+            self.peers[class_] = bits
+            self.count += len(rows.pages(bits))
 
 
 class Planner:
@@ -182,9 +196,9 @@ class Planner:
         first = self._view is None
         nodes = frozenset(nodes)
         admission = self._admit(view, nodes)
-        update = self._classify(view, admission, nodes)
+        update, touched = self._classify(view, admission, nodes)
         self._view = view
-        old, new, fresh = self._rulesets(admission, update)
+        old, new, fresh, changes = self._rulesets(admission, update, touched)
         created = list(self._extend(
             (live for name, live in old.items()
              if name not in admission.refused), update.created))
@@ -192,7 +206,7 @@ class Planner:
         self._judges = endpoints.Judges(view, self.live, admission.refused)
         deny = self._endpoints.deny(locals_, self._judges)
         moves, leaving = self._moves(update)
-        redefined = list(self._redefine(old, new, update.redefined))
+        redefined = list(self._redefine(new, changes))
         flips, rejudge = self._endpoints.flip(locals_, self._judges)
         retired = [live for live in old.values()
                    if not any(live is kept for kept in new.values())]
@@ -236,6 +250,8 @@ class Planner:
 
         What only former rulesets name stays as it was: they judge until
         the flips.
+
+        :returns: the update, and the selectors by which definitions differ.
         """
         named = {selector for table in admission.tables.values()
                  for selector in table.selectors
@@ -252,31 +268,36 @@ class Planner:
         update = self._classes.update(changed, peers)
         for name in named:
             self._selectors[name] = view.selectors[name], self._members[name]
-        return update
+        touched = set(changed)
+        if peers:
+            touched.update(*entities.SELECTORS.values())
+        return update, touched
 
-    def _rulesets(self, admission, update):
+    def _rulesets(self, admission, update, touched):
         """Make the rulesets to come.
 
-        :returns: those in force until now, those to come (by id), and of
-            the latter those that have to be written.
+        :returns: those in force until now, those to come (by id), of the
+            latter those that have to be written, and by id those rows of
+            redefined classes that change in place.
         """
         old = dict(self._live)
-        index: dict[str, set[int]] = {}
-        for number, definition in self._classes.definitions.items():
-            for selector in definition.selectors:
-                index.setdefault(selector, set()).add(number)
-        new, fresh = {}, []
+        new: dict[str, Live] = {}
+        fresh, changes = [], {}
+        index = None
         total = 0
         for name in sorted(admission.tables,
                            key=lambda name: (name not in old, name)):
             table = admission.tables[name]
             live = old.get(name)
-            if live is None or self._renumbered(live, update):
+            changed = {} if live is None else self._changed(
+                live, update, touched)
+            if live is None or _spans_keys(live, changed):
+                index = index or self._index()
                 live = Live(0, table, self._peers(table, index))
-                fresh.append(live)
-                count = live.peer_row_count()
+                count = live.count
             else:
-                count = live.peer_row_count() + self._growth(live, update)
+                changes[name] = changed
+                count = live.count + self._growth(live, update, changed)
             if count > self._limits.ruleset_peer_rows:
                 reason = ('its policies tell more kinds of peers apart '
                           f'({count}) than a ruleset may '
@@ -286,13 +307,20 @@ class Planner:
             else:
                 total += count
                 new[name] = live
+                if live is not old.get(name):
+                    live.number = self._allocate('ruleset')
+                    fresh.append(live)
                 continue
             admission.refused[name] = reason
-        fresh = [live for live in fresh
-                 if any(live is kept for kept in new.values())]
-        for live in fresh:
-            live.number = self._allocate('ruleset')
-        return old, new, fresh
+        return old, new, fresh, changes
+
+    def _index(self):
+        """The classes of each selector."""
+        index: dict[str, list[int]] = {}
+        for number, definition in self._classes.definitions.items():
+            for selector in definition.selectors:
+                index.setdefault(selector, []).append(number)
+        return index
 
     def _peers(self, table, index):
         numbers = set().union(*(index.get(selector, ())
@@ -303,35 +331,38 @@ class Planner:
     def _bits(self, table, class_):
         """The row that a class needs, None if its entity's row serves."""
         entity, selectors = self._classes.definitions[class_]
-        if table.selectors.keys().isdisjoint(selectors) \
-                or not table.needs_row(selectors, entity):
+        if table.selectors.keys().isdisjoint(selectors):
             return None
-        return table.peer_bits(selectors, entity)
+        bits = table.peer_bits(selectors, entity)
+        return None if bits == table.base_bits(entity) else bits
 
-    def _growth(self, live, update):
-        return sum(
-            len(compiler.pages(bits))
-            for number in (*update.created, *update.redefined)
-            if number not in live.peers
-            and (bits := self._bits(live.table, number)) is not None)
+    def _changed(self, live, update, touched):
+        """Rows of redefined classes that are others now."""
+        if live.table.selectors.keys().isdisjoint(touched):
+            return {}
+        changed = {}
+        for number in update.redefined:
+            bits = self._bits(live.table, number)
+            if bits != live.peers.get(number):
+                changed[number] = bits
+        return changed
 
-    def _renumbered(self, live, update):
-        """Whether a row in force would change in more than one key.
-
-        A packet could read some of them before and some after: then the
-        ruleset is written anew under another number, and flipped to.
-        """
-        return any(
-            len(_rewrite(live, number, self._bits(live.table, number))) > 1
-            for number in update.redefined)
+    def _growth(self, live, update, changed):
+        """How many rows a ruleset gets."""
+        created = sum(
+            len(rows.pages(bits)) for number in update.created
+            if (bits := self._bits(live.table, number)) is not None)
+        return created + sum(
+            bits is not None and number not in live.peers
+            for number, bits in changed.items())
 
     def _extend(self, lives, created):
         """Rows of rulesets in force for classes that are new."""
         for live in lives:
             for number in created:
                 bits = self._bits(live.table, number)
-                if bits is not None and number not in live.peers:
-                    live.peers[number] = bits
+                if bits is not None:
+                    live.set_peer(number, bits)
                     yield from rows.peer_rows(live.number, number, bits)
 
     def _moves(self, update):
@@ -353,17 +384,14 @@ class Planner:
         return [rows.Write(rows.ADDR, key, row)
                 for key, row in rows_.items()], leaving
 
-    def _redefine(self, old, new, redefined):
-        for name, live in old.items():
-            if new.get(name) is not live:
+    def _redefine(self, new, changes):
+        for name, changed in changes.items():
+            live = new.get(name)
+            if live is None:
                 continue
-            for number in redefined:
-                bits = self._bits(live.table, number)
+            for number, bits in changed.items():
                 yield from _rewrite(live, number, bits)
-                if bits is None:
-                    live.peers.pop(number, None)
-                else:
-                    live.peers[number] = bits
+                live.set_peer(number, bits)
 
     def _clean(self, update, retired):
         """The steps after the flips: forget what no ruleset names."""
@@ -385,8 +413,9 @@ class Planner:
                    for write in live.writes()]
         for live in self._live.values():
             for number in (*update.dropped, *merge.dropped):
-                bits = live.peers.pop(number, None)
+                bits = live.peers.get(number)
                 if bits is not None:
+                    live.set_peer(number, None)
                     deletes += map(rows.delete, rows.peer_rows(
                         live.number, number, bits))
         steps.append((Phase.DELETE, deletes))
@@ -401,6 +430,16 @@ class Planner:
 
     def _address(self, address):
         return rows.AddrKey(self.spaces[rows.family(address)], address)
+
+
+def _spans_keys(live, changed):
+    """Whether a row in force would change in more than one key.
+
+    A packet could read some of them before and some after: then the ruleset
+    is written anew under another number, and flipped to.
+    """
+    return any(len(_rewrite(live, class_, bits)) > 1
+               for class_, bits in changed.items())
 
 
 def _rewrite(live, class_, bits):

@@ -139,9 +139,13 @@ def canonical(address: str) -> Optional[str]:
     return None if getattr(parsed, 'scope_id', None) else str(parsed)
 
 
+#: The same few patterns of bits are cut again and again.
+pages = functools.lru_cache(maxsize=16384)(compiler.pages)
+
+
 def peer_rows(ruleset: int, class_: int, bits: int) -> Iterator[Write]:
     """The rows of one (ruleset, class)."""
-    for page in compiler.pages(bits):
+    for page in pages(bits):
         yield Write(PEER, PeerKey(ruleset, class_, page.page),
                     BitsRow(page.words, page.mask))
 
@@ -153,7 +157,7 @@ def ruleset_rows(number: int, table: compiler.Table) -> Iterator[Write]:
                     GroupRow(group.verdict.value, group.next_tier,
                              group.l7set))
     for port, bits in table.ports.items():
-        for page in compiler.pages(bits):
+        for page in pages(bits):
             yield Write(PORT, PortKey(number, page.page, port),
                         BitsRow(page.words, page.mask))
     for entity in entities.Entity:

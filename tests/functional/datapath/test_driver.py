@@ -19,9 +19,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from unittest import mock
 
 from kuryr_cilium.datapath.bpf import driver as bpf
+from kuryr_cilium.datapath.bpf import layout
+from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import maps
 from kuryr_cilium import exceptions
 from kuryr_cilium.policy import model
@@ -206,7 +209,7 @@ class TestDriver(DriverCase):
                 if name.startswith(('kc_meta', 'kc_drops', 'kc_rate',
                                     'kc_events', 'kc_scratch')):
                     continue
-                count = sum(1 for _ in bpf.libbpf.map_items(fds[name]))
+                count = sum(1 for _ in libbpf.map_items(fds[name]))
                 if count:
                     found[name] = count
             # The node's own addresses are what is left of the view.
@@ -271,6 +274,49 @@ class TestDriver(DriverCase):
         self.assertEqual(planned, {
             (table, key) for table, keys in self.rows(driver).items()
             for key in keys})
+
+    def test_sweep_of_connections(self):
+        driver = self.bring_up()
+        with scene.Echo(self.b, 4, 7), \
+                scene.Stream(self.a, 4, self.b, 7) as stream:
+            stream.flows()
+            number = driver._locals[self.b.attachment.vif_id].number
+            fds = {table: driver._maps.fd(table) for table in (
+                maps.CONNECTIONS, maps.HALF_OPEN, maps.CONNECTION_COUNT)}
+
+            def entry(endpoint, port, protocol, age, flags):
+                key = layout.CtKey(endpoint, protocol, 0, 7, port,
+                                   '10.50.0.77')
+                value = layout.Ct(time.monotonic_ns() - age * 10 ** 9, 0, 0,
+                                  0, 0, 0, 0, flags, 0, 0, 0)
+                return key.pack(), value.pack()
+
+            replied = layout.CtFlag.REPLIED
+            kept = [entry(number, port, 17, 0, replied)
+                    for port in range(1, 6000)]
+            kept.append(entry(number, 6001, 6, 300, replied))
+            gone = [entry(number, 7000, 17, 181, replied),
+                    entry(number, 7001, 6, 11,
+                          replied | layout.CtFlag.CLOSING)]
+            gone += [entry(999999, port, 17, 0, replied)
+                     for port in range(1, 6000)]
+            for key, value in kept + gone:
+                libbpf.map_update(fds[maps.CONNECTIONS], key, value)
+            half_open = entry(number, 1, 6, 61, 0)
+            libbpf.map_update(fds[maps.HALF_OPEN], *half_open)
+            libbpf.map_update(fds[maps.CONNECTION_COUNT],
+                              layout.U32.pack(number), layout.U64.pack(77777))
+            driver.sweep()
+            left = {key for key, _ in libbpf.map_items(
+                fds[maps.CONNECTIONS])}
+            self.assertEqual(set(), {key for key, _ in kept} - left)
+            self.assertEqual(set(), {key for key, _ in gone} & left)
+            self.assertIsNone(libbpf.map_lookup(fds[maps.HALF_OPEN],
+                                                half_open[0]))
+            # The stream's own is one more.
+            self.assertEqual(6001, layout.U64.unpack(libbpf.map_lookup(
+                fds[maps.CONNECTION_COUNT], layout.U32.pack(number)))[0])
+            stream.flows()
 
     def test_unsynced_view_is_refused(self):
         driver = self.scene.driver()

@@ -128,6 +128,8 @@ EMPTY = (None, {name: frozenset() for name in SELECTORS}, (), frozenset())
 class TestOrder(base.TestCase):
 
     def play(self, history, check, page_bits):
+        rows.pages.cache_clear()
+        self.addCleanup(rows.pages.cache_clear)
         with mock.patch.object(compiler, 'PAGE_BITS', page_bits):
             planner = plan.Planner(sim.allocator())
             maps = sim.Maps()
