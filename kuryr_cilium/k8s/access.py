@@ -209,7 +209,9 @@ def _path(folder, section, key):
 
 
 def _data(section, key):
-    return base64.b64decode(section[key]) if section.get(key) else None
+    if not section.get(key):
+        return None
+    return base64.b64decode(''.join(section[key].split()), validate=True)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,8 @@ import uuid
 import fixtures as fixture
 from oslo_config import cfg
 from oslo_messaging import conffixture
+from testtools import content
+from testtools import content_type
 
 from kuryr_cilium.conf import rpc as rpc_conf
 from kuryr_cilium import exceptions
@@ -182,6 +184,8 @@ class Controller(fixture.Fixture):
 
     def _setUp(self):
         self._path, self._port = self._cluster.configuration(self._name)
+        self.addDetail(self._name, content.Content(
+            content_type.UTF8_TEXT, lambda: [self.log().encode()]))
         self.start()
         self.addCleanup(self.kill)
 
@@ -233,7 +237,7 @@ class Controller(fixture.Fixture):
     def log(self):
         """The end of what it has logged."""
         with open(self._path + '.log') as log:
-            return log.read()[-6000:]
+            return log.read()[-20000:]
 
     @staticmethod
     def _die_with_parent():

@@ -156,13 +156,13 @@ class TestPods(ControllerTestCase):
         self.assertIn('spec.ingress[0].ports[0]', message)
 
     def test_port_that_can_not_be_bound(self):
-        self.cluster.create_pod('lost', node='node-c')
+        host = 'node-' + self.cluster.name
+        self.cluster.create_pod('lost', node=host)
         messages = self.assertEventually(
             lambda: self.cluster.events('FailedCreatePort'), SOON)
-        self.assertIn('node-c', messages[0])
+        self.assertIn(host, messages[0])
         self.assertIsNone(self.cluster.facts('lost'))
-        self.cluster.neutron.add_chassis('node-c')
-        self.addCleanup(self.cluster.neutron.remove_chassis, 'node-c')
+        self.cluster.neutron.add_chassis(host)
         self.cluster.wait_facts('lost')
         self.assertEqual(1, len(self.cluster.ports()))
 

@@ -168,12 +168,16 @@ class KubeAPI:
             timeout=timeout, page_size=page_size, component='tests')
 
     def namespace(self, test):
-        """A new namespace of a test's own, deleted with its pods later."""
+        """A new namespace of a test's own, emptied and deleted later."""
         api = self.client()
         name = api.create(resources.NAMESPACES.path(), {
             'metadata': {'generateName': 'test-'}})['metadata']['name']
         test.addCleanup(api.close)
         test.addCleanup(api.delete, resources.NAMESPACES.path(name=name))
+        for resource in (resources.PODS, resources.NETWORK_POLICIES):
+            # NOTE: no controller runs that would do it.
+            test.addCleanup(api.delete, resource.path(name),
+                            {'gracePeriodSeconds': 0})
         return name
 
     def _path(self, *parts):
