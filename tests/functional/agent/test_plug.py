@@ -326,8 +326,11 @@ class TestDelete(PlugCase):
             return False
 
 
-class TestDeath(PlugCase):
-    """kill -9 at each step; then the same again, or its undoing."""
+class Deaths:
+    """kill -9 at each step; then the same again, or its undoing.
+
+    For a PlugCase: with the real datapath, see test_plug_bpf.
+    """
 
     def die(self, command, point, container='c1'):
         process = subprocess.run(

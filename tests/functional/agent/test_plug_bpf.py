@@ -149,5 +149,5 @@ class TestPlug(BPFCase):
             self.assertClean()
 
 
-class TestDeath(BPFCase, test_plug.TestDeath):
+class TestDeath(test_plug.Deaths, BPFCase):
     """kill -9 at each step, with the real datapath."""

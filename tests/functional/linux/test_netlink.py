@@ -162,7 +162,7 @@ class TestRoutes(NetlinkCase):
         for mac in ('02:00:00:00:00:05', '02:00:00:00:00:06'):
             self.net.replace_neighbour('192.0.2.9', mac, 'kca0')
             self.net.replace_neighbour('fd01::9', mac, 'kca0')
-        self.assertEqual({'192.0.2.9': mac, 'fd01::9': mac},
-                         self.net.neighbours('kca0'))
+        found = self.net.neighbours('kca0')
+        self.assertEqual((mac, mac), (found['192.0.2.9'], found['fd01::9']))
         self.assertIn('PERMANENT', fixtures.run('ip', 'neighbour', 'show',
                                                 'to', 'fd01::9'))
