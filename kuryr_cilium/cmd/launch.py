@@ -94,7 +94,7 @@ class _Guard(service.ServiceBase):
                 LOG.critical('Giving up after %d attempts', MAX_FAILURES)
                 os.kill(os.getppid(), signal.SIGTERM)
             self._stopped.wait(RETRY_SECONDS)
-            raise SystemExit(1) from error
+            raise SystemExit(1) from None
         self._failures.value = 0
 
     def wait(self):
