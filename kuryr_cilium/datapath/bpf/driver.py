@@ -74,9 +74,10 @@ class BPFDriver(driver.Driver):
         loader.check_kernel()
         path = loader.object_path(self._conf.object_file,
                                   self._conf.cache_dir, self._conf.clang)
-        self._loaded = loader.load(path, self._conf.pin_dir)
-        self._maps = maps.Maps(self._loaded.maps)
+        loaded = loader.load(path, self._conf.pin_dir)
+        self._maps = maps.Maps(loaded.maps)
         self._writer = writer.Writer(self._maps)
+        self._loaded = loaded
         self._links = links.Links(
             os.path.join(self._conf.pin_dir, 'links'), self._loaded.programs)
         self._nodes = frozenset(filter(_is_node_address, filter(
@@ -205,8 +206,10 @@ class BPFDriver(driver.Driver):
         if self._collector is not None:
             self._collector.join()
         if self._loaded is not None:
-            self._loaded.close()
-            self._loaded = None
+            with self._writer.lock:
+                self._maps.close()
+                self._loaded.close()
+                self._loaded = None
 
     def _add(self, attachment, found, number, active):
         network = self._networks.get(attachment.network_id)

@@ -100,6 +100,8 @@ def read(fd: int, names: Names,
 
     :param fd: of the ring buffer; it has one reader.
     """
+    if stopped.is_set():
+        return
     found: collections.deque[bytes] = collections.deque()
     ring = libbpf.RingBuffer(fd, found.append)
     try:

@@ -58,7 +58,17 @@ class Maps:
         self._fds = fds
 
     def fd(self, table: str) -> int:
+        """The file descriptor of a table.
+
+        :raises: exceptions.DatapathError after close().
+        """
+        if not self._fds:
+            raise exceptions.DatapathError(reason='its driver was stopped')
         return self._fds['%s_v%d' % (table, layout.VERSION)]
+
+    def close(self) -> None:
+        """Refuse further use: the numbers may be those of other files."""
+        self._fds = {}
 
     def write(self, writes: Iterable[rows.Write]) -> None:
         """Carry writes out; what stands together is written together.

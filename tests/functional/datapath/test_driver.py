@@ -12,6 +12,8 @@
 
 """The BPF driver on the kernel, with packets."""
 
+import dataclasses
+import functools
 import os
 import select
 import signal
@@ -317,6 +319,32 @@ class TestDriver(DriverCase):
             self.assertEqual(6001, layout.U64.unpack(libbpf.map_lookup(
                 fds[maps.CONNECTION_COUNT], layout.U32.pack(number)))[0])
             stream.flows()
+
+    def test_what_cannot_be_attached(self):
+        driver = self.scene.driver()
+        replace = functools.partial(dataclasses.replace, self.a.attachment)
+        for wrong, error in (
+                (replace(kc='kc99'), exceptions.LinkError),
+                (replace(addresses=('10.0.0.1',) * 9),
+                 exceptions.VIFNotSupported),
+                (replace(addresses=('10.0.0.01',)),
+                 exceptions.VIFNotSupported),
+                (replace(addresses=()), exceptions.VIFNotSupported),
+                (replace(mac='02:00'), exceptions.VIFNotSupported),
+                (replace(mac='nonsense'), exceptions.VIFNotSupported)):
+            self.assertRaises(error, self.scene.node.run, driver.attach,
+                              wrong)
+        self.assertEqual({}, driver.attachments())
+
+    def test_stopped_driver_touches_nothing(self):
+        driver = self.bring_up()
+        driver.stop()
+        driver.stop()
+        for call in (driver.sweep, driver.drops,
+                     lambda: driver.activate('unknown'),
+                     lambda: driver.apply(scene.view(()))):
+            self.assertRaises((exceptions.DatapathError,
+                               exceptions.EndpointUnknown), call)
 
     def test_unsynced_view_is_refused(self):
         driver = self.scene.driver()
