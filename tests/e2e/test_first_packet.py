@@ -15,16 +15,21 @@
 from tests.e2e import base
 from tests.e2e import pods
 
-_LOOPS = ('while :; do echo %(mark)s | nc -u -w 1 %(ip4)s %(port)d; done & '
-          'while :; do echo %(mark)s | nc -u -w 1 %(ip6)s %(port)d; done & '
-          'while :; do nc -w 1 %(ip4)s %(port)d </dev/null; done & '
-          'while :; do nc -w 1 %(ip6)s %(port)d </dev/null; done & '
-          'ping -i 0.1 %(ip4)s & ping -6 -i 0.1 %(ip6)s & wait')
+_LOOPS = """
+for ip in %(ip4)s %(ip6)s; do
+    while :; do nc -w 1 $ip %(port)d </dev/null; done &
+    while :; do
+        /agnhost connect --protocol=udp --timeout=100ms [$ip]:%(port)d
+    done &
+    ping -i 0.1 $ip &
+done
+wait
+"""
 
 
 def sender(name, target, node, labels):
     """A pod that sends from its first instant."""
-    loops = _LOOPS % {'mark': name, 'ip4': target.ip4, 'ip6': target.ip6,
+    loops = _LOOPS % {'ip4': target.ip4, 'ip6': target.ip6,
                       'port': base.PORT}
     manifest = pods.manifest(name, labels, node, args=())
     manifest['spec']['containers'][0]['command'] = ['sh', '-c', loops]
@@ -38,6 +43,12 @@ def sent_packets(pod):
         if name.strip() == 'eth0':
             return int(values.split()[9])
     raise AssertionError('%s has no eth0' % pod)
+
+
+#: EtherType and protocol of what the sender sends.
+EVERY_WAY = {(kind, protocol) for kind, protocols in (
+    (b'\x08\x00', (1, 6, 17)), (b'\x86\xdd', (58, 6, 17)))
+    for protocol in protocols}
 
 
 class TestFirstPacket(base.TestCase):
@@ -68,9 +79,14 @@ class TestFirstPacket(base.TestCase):
     def test_the_same_pod_without_policy_is_seen(self):
         peer, = self.pods(pods.manifest('peer', {}, self.other_node))
         self.echo(peer)
-        with peer.capture(lambda frame: b'talker' in frame) as seen:
-            self.pods(sender('talker', peer, self.node, {}))
-            base.wait_until(lambda: seen.frames, 30, 'the peer hears it')
+        with peer.capture(lambda frame: True) as all_frames:
+            talker, = self.pods(sender('talker', peer, self.node, {}))
+            heard = pods.sent_by(talker)
+            base.wait_until(
+                lambda: {(frame[12:14], frame[23 if frame[12] == 8 else 20])
+                         for frame in list(all_frames.frames)
+                         if heard(frame)} >= EVERY_WAY, 30,
+                'the peer hears of every protocol and family')
 
     def test_a_pod_that_may_not_receive(self):
         # Its peers send to its address before it has a network.
