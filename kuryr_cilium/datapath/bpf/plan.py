@@ -268,10 +268,8 @@ class Planner:
         update = self._classes.update(changed, peers)
         for name in named:
             self._selectors[name] = view.selectors[name], self._members[name]
-        touched = set(changed)
-        if peers:
-            touched.update(*entities.SELECTORS.values())
-        return update, touched
+        # NOTE: a class never changes its entity, only its selectors.
+        return update, changed.keys()
 
     def _rulesets(self, admission, update, touched):
         """Make the rulesets to come.

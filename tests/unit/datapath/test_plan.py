@@ -239,6 +239,22 @@ class TestOrder(base.TestCase):
                     functools.partial(next, at), 1, 'ingress', three[0],
                     6, 80))
 
+    def test_address_becomes_one_of_the_node(self):
+        view = sim.make_view(
+            {'a': ADDRESSES[3:4]},
+            {model.Direction.INGRESS: {'r0': (model.RuleGroup(
+                model.Tier.NETWORK_POLICY, 0, model.Verdict.DENY,
+                frozenset(('entity:host',))), model.RuleGroup(
+                model.Tier.NETWORK_POLICY, 0, model.Verdict.ALLOW,
+                frozenset('a')))}}, {'u1': ('r0', model.ALLOW_ALL)})
+        planner, maps = plan.Planner(sim.allocator()), sim.Maps()
+        for nodes, verdict in (((), 'allow'), (ADDRESSES[3:4], 'deny'),
+                               ((), 'allow')):
+            sim.run(maps, planner.plan(view, locals_for(UIDS), nodes))
+            self.assertEqual(planner.tables(), maps.rows)
+            self.assertEqual(verdict, sim.read(
+                lambda: maps, 1, 'ingress', ADDRESSES[3], 6, 80))
+
     def test_same_view_again_writes_nothing(self):
         view = sim.make_view(
             {'a': ADDRESSES[:2]},

@@ -123,9 +123,10 @@ class TestLimits(base.TestCase):
         denies = (model.RuleGroup(model.Tier.NETWORK_POLICY, 0,
                                   model.Verdict.DENY, frozenset('abc')),
                   model.RuleGroup(model.Tier.NETWORK_POLICY, 1, ALLOW))
-        members = {'a': ('10.9.0.1',), 'b': (), 'c': ()}
+        members = {'a': ('10.9.0.1', '10.9.0.2', '10.9.0.3'), 'b': (),
+                   'c': ()}
         self.assertEqual({}, self.plan(planner, view(members, r1=denies)))
-        members['b'] = ('10.9.0.1', '10.9.0.2')
+        members['b'] = ('10.9.0.1',)
         self.assertEqual(['u1'], list(self.plan(
             planner, view(members, r1=denies))))
         for states in self.segments:
