@@ -1,0 +1,29 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The manifests are what the API server takes."""
+
+from tests.e2e import base
+from tests.e2e import lab
+
+
+class ManifestsTestCase(base.TestCase):
+
+    def test_all_are_valid(self):
+        answer = self.lab.kubectl('apply', '--dry-run=server', '-k',
+                                  str(lab.ROOT / 'deploy' / 'base'))
+        kinds = {line.split('/')[0].split('.')[0]
+                 for line in answer.splitlines()}
+        self.assertEqual(
+            {'serviceaccount', 'role', 'rolebinding', 'clusterrole',
+             'clusterrolebinding', 'configmap', 'deployment', 'daemonset'},
+            kinds)
