@@ -31,6 +31,7 @@ from kuryr_cilium.datapath.bpf import loader
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.policy import compile as compiler
 from kuryr_cilium.policy import entities
+from tests import base
 from tests.functional.datapath import packets
 
 PASS, DROP, REDIRECT = -1, 2, 7
@@ -73,12 +74,13 @@ SWITCH_MAC = '02:00:00:00:00:fd'
 
 
 @functools.lru_cache
-def object_path():
-    """The object, compiled once a process."""
-    folder = tempfile.mkdtemp(prefix='kdp-object-')
-    path = os.path.join(folder, loader.OBJECT)
-    loader.compile_object(path)
-    return path
+def _compiled():
+    """The bytes of the object, compiled once a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, loader.OBJECT)
+        loader.compile_object(path)
+        with open(path, 'rb') as stream:
+            return stream.read()
 
 
 class Bench(fixtures.Fixture):
@@ -88,7 +90,10 @@ class Bench(fixtures.Fixture):
         self._sizes = sizes or {}
 
     def _setUp(self):
-        self.object = libbpf.Object(object_path(), 1 << 20)
+        with tempfile.NamedTemporaryFile(suffix='.o') as stream:
+            stream.write(_compiled())
+            stream.flush()
+            self.object = libbpf.Object(stream.name, 1 << 20)
         self.addCleanup(self.object.close)
         for name, size in self._sizes.items():
             self.object.resize(self._name(name), size)
@@ -263,3 +268,26 @@ class Bench(fixtures.Fixture):
         self._ring.poll(0)
         events, self.events[:] = self.events[:], []
         return events
+
+
+class Case(base.TestCase):
+    """A test with a bench: packets out of and into pod A."""
+
+    def setUp(self):
+        super().setUp()
+        self.bench = self.useFixture(Bench())
+
+    def out(self, packet, **frame):
+        return self.bench.from_pod(packet, **frame)
+
+    def into(self, packet, **frame):
+        return self.bench.to_pod(packet, **frame)
+
+    def raw(self, data, program='from_pod'):
+        return self.bench.run(program, data)
+
+    def assertOut(self, expected, packet, **frame):
+        self.assertEqual(expected, self.out(packet, **frame), packet.hex())
+
+    def assertInto(self, expected, packet, **frame):
+        self.assertEqual(expected, self.into(packet, **frame), packet.hex())
