@@ -12,6 +12,7 @@
 
 """What every test on the lab shares."""
 
+from concurrent import futures
 import json
 import uuid
 
@@ -101,26 +102,26 @@ class TestCase(base.TestCase):
     def assertReaches(self, client, server, port=PORT, protocols=('tcp',
                                                                   'udp')):
         """Within seconds the client reaches the server in every way."""
-        for address in filter(None, server.addresses):
-            for protocol in protocols:
-                wait_until(
-                    lambda: pods.reaches(client, address, port, protocol),
-                    15, '%s reaches %s by %s' % (client, address, protocol))
+        self._ask_until(client, server, port, protocols, 'answer', 1.0)
 
     def assertBlocked(self, client, server, port=PORT, protocols=('tcp',
                                                                   'udp')):
         """Within seconds the client reaches the server in no way."""
+        for _time in range(2):
+            self._ask_until(client, server, port, protocols, None, 0.5)
+
+    def _ask_until(self, client, server, port, protocols, wanted, timeout):
         ways = [(address, protocol) for address in server.addresses
                 if address for protocol in protocols]
-        for address, protocol in ways:
-            wait_until(
-                lambda: not pods.reaches(client, address, port, protocol,
-                                         0.5),
-                15, '%s is kept from %s by %s' % (client, address, protocol))
-        for address, protocol in ways:
-            self.assertFalse(
-                pods.reaches(client, address, port, protocol, 0.5),
-                '%s reaches %s by %s' % (client, address, protocol))
+
+        def as_wanted():
+            self.answers = dict(zip(ways, pool.map(
+                lambda way: pods.ask(client, way[0], port, way[1], timeout),
+                ways)))
+            return set(self.answers.values()) == {wanted}
+        with futures.ThreadPoolExecutor(len(ways)) as pool:
+            wait_until(as_wanted, 15, lambda: '%s gets %s of %s, not %r' % (
+                client, self.answers, server, wanted))
 
     def events(self, name, kind='Pod'):
         """Texts of the Kubernetes events of an object."""

@@ -26,6 +26,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMAND = ROOT / 'tools' / 'lab' / 'lab'
 IMAGE = 'localhost/agnhost:1'
 
+#: The environment of programs. NOTE: while a test runs, HOME is another.
+ENVIRONMENT = {key: value for key, value in os.environ.items()
+               if not key.lower().endswith('_proxy')}
+
 #: Links of pods that the agent makes, by the beginning of their names.
 LINKS = ('kc', 'kq', 'tap')
 #: Maps that hold nothing when a node has no pod.
@@ -41,7 +45,7 @@ def run(*argv, stdin=None, timeout=120, check=True, env=None):
     """Run a program; what it prints is returned."""
     done = subprocess.run(
         [str(item) for item in argv], input=stdin, capture_output=True,
-        text=True, timeout=timeout, env=env)
+        text=True, timeout=timeout, env={**ENVIRONMENT, **(env or {})})
     if check and done.returncode:
         raise LabError('%s: exit code %d\n%s%s' % (
             ' '.join(str(item) for item in argv), done.returncode,
@@ -98,12 +102,10 @@ class Lab:
     def kubectl(self, *argv, stdin=None, check=True, timeout=120):
         program = shutil.which('kubectl', path='%s/bin' % self.facts['cache'])
         command = [program] if program else [COMMAND, 'kubectl']
-        env = {key: value for key, value in os.environ.items()
-               if not key.lower().endswith('_proxy')}
-        env['KUBECONFIG'] = self.facts['kubeconfig']
         return run('nsenter', '--net=/run/netns/' + self.facts['netns'],
                    *command, *argv, stdin=stdin, check=check,
-                   timeout=timeout, env=env)
+                   timeout=timeout,
+                   env={'KUBECONFIG': self.facts['kubeconfig']})
 
     def apply(self, *objects):
         self.kubectl('apply', '-f', '-', stdin=json.dumps(

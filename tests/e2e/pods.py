@@ -327,18 +327,29 @@ class Flood(threading.Thread):
         self.join()
 
 
-def reaches(client, address, port, protocol='tcp', timeout=1.0):
-    """Whether a pod gets an answer from an address."""
+def ask(client, address, port, protocol='tcp', timeout=1.0):
+    """What a pod gets for a request to an address.
+
+    :returns: 'answer'; 'refused' by something there; None for silence.
+    """
     version = 6 if ':' in address else 4
     kind = socket.SOCK_STREAM if protocol == 'tcp' else socket.SOCK_DGRAM
     with client.bound(kind, version) as attempt:
         attempt.settimeout(timeout)
         try:
             attempt.connect((address, port))
-            attempt.sendall(b'hello')
-            return bool(attempt.recv(100))
-        except OSError:
-            return False
+            # An echo answers it, and so does a web server.
+            attempt.sendall(b'GET /hostname HTTP/1.0\r\n\r\n')
+            return 'answer' if attempt.recv(100) else 'refused'
+        except (ConnectionRefusedError, ConnectionResetError):
+            return 'refused'
+        except TimeoutError:
+            return None
+
+
+def reaches(client, address, port, protocol='tcp', timeout=1.0):
+    """Whether a pod gets an answer from an address."""
+    return ask(client, address, port, protocol, timeout) == 'answer'
 
 
 def sent_by(pod):

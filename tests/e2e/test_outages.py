@@ -90,7 +90,7 @@ class TestOutages(base.TestCase):
 
     def assertDenied(self):
         base.wait_until(
-            lambda: not pods.reaches(self.bad, self.victim.ip4, base.PORT),
+            lambda: pods.ask(self.bad, self.victim.ip4, base.PORT) is None,
             60, 'the policy of the meantime is in force')
         self.assertBlocked(self.bad, self.victim)
 
