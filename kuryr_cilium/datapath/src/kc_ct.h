@@ -65,7 +65,7 @@ static __always_inline void kc_ct_key(struct kc_ct_key *k,
 static __always_inline bool kc_ct_expired(const struct kc_ct *ct, __u8 proto,
 					  __u64 now)
 {
-	__u64 life;
+	__s64 life;
 
 	if (ct->flags & KC_CT_TOMBSTONE)
 		life = KC_LIFE_TOMBSTONE;
@@ -76,8 +76,7 @@ static __always_inline bool kc_ct_expired(const struct kc_ct *ct, __u8 proto,
 	else
 		life = ct->flags & KC_CT_REPLIED ? KC_LIFE_OTHER :
 		       KC_LIFE_OTHER_NEW;
-	/* Another CPU's clock may be ahead. */
-	return now > ct->last && now - ct->last > life;
+	return kc_since(ct->last, now) > life;
 }
 
 /* Two CPUs may count at once: a packet may be lost in the count. */
@@ -85,7 +84,7 @@ static __always_inline void kc_ct_touch(struct kc_ct *ct,
 					const struct kc_packet *p, __u8 direction,
 					__u64 now)
 {
-	if (now > ct->last && now - ct->last > KC_TOUCH)
+	if (kc_since(ct->last, now) > KC_TOUCH)
 		ct->last = now;
 	if (direction == KC_EGRESS) {
 		ct->packets[KC_EGRESS]++;

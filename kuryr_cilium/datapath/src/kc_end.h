@@ -27,6 +27,13 @@ static __always_inline void kc_end_rules(struct kc_end *e,
 	e->other_ruleset = e->direction == KC_EGRESS ? in : out;
 }
 
+/* An endpoint that drops everything has no rulesets. */
+static __always_inline bool kc_ready(const struct kc_end *e)
+{
+	return e->ruleset != KC_RULESET_NONE &&
+	       e->other_ruleset != KC_RULESET_NONE;
+}
+
 /*
  * Read a frame and find the endpoint whose link it is on. Returns 0 or the
  * reason to drop; *ep is not NULL then.
@@ -51,8 +58,7 @@ static __always_inline int kc_begin(struct __sk_buff *skb, struct kc_call *c,
 	if (!*ep)
 		return KC_DROP_NO_ENDPOINT;
 	kc_end_rules(&c->near, *ep, c->packet.flags & KC_PACKET_V6);
-	if (c->near.ruleset == KC_RULESET_NONE ||
-	    c->near.other_ruleset == KC_RULESET_NONE)
+	if (!kc_ready(&c->near))
 		return KC_DROP_NOT_READY;
 	if (ifindex != (switch_side ? (*ep)->kq_ifindex : (*ep)->kc_ifindex))
 		return KC_DROP_NO_ENDPOINT;

@@ -42,7 +42,7 @@ __noinline int kc_fragment(struct __sk_buff *skb, __u32 endpoint)
 		       KC_DROP_INTERNAL : 0;
 	}
 	known = bpf_map_lookup_elem(&kc_frag_v1, &key);
-	if (known && now > known->time && now - known->time > KC_FRAG_LIFE)
+	if (known && kc_since(known->time, now) > KC_FRAG_LIFE)
 		known = NULL;
 	/* 8 bytes in are the flags of TCP and the first chunk of SCTP. */
 	proto = known ? known->proto : key.proto;

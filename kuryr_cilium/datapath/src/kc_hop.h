@@ -72,7 +72,8 @@ static __always_inline int kc_hop(struct __sk_buff *skb, struct kc_call *c,
 	int reason;
 
 	__builtin_memcpy(mac, to->mac, 6);
-	reason = kc_judge_any(skb, &c->packet, true);
+	reason = kc_ready(&c->far) ? kc_judge_any(skb, &c->packet, true) :
+		 KC_DROP_NOT_READY;
 	if (reason)
 		return kc_drop(skb, true, reason);
 	reason = kc_commit(skb, false);

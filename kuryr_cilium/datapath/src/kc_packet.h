@@ -5,7 +5,7 @@
 
 #include "kc_maps.h"
 
-#define KC_SECOND 1000000000ull
+#define KC_SECOND 1000000000ll
 #define KC_NO_BIT 0xffffffff
 
 #define KC_IP_MF 0x2000
@@ -131,6 +131,12 @@ static __always_inline __u64 kc_meta(__u32 index)
 	__u64 *value = bpf_map_lookup_elem(&kc_meta_v1, &index);
 
 	return value ? *value : 0;
+}
+
+/* Nanoseconds since then; negative if another CPU's clock was ahead. */
+static __always_inline __s64 kc_since(__u64 then, __u64 now)
+{
+	return now - then;
 }
 
 static __always_inline bool kc_same16(const __u8 *a, const __u8 *b)

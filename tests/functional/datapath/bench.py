@@ -73,6 +73,11 @@ ROUTER_MAC = '02:00:00:00:00:fe'
 SWITCH_MAC = '02:00:00:00:00:fd'
 
 
+def now():
+    """The clock of the programs, in nanoseconds."""
+    return time.monotonic_ns()
+
+
 @functools.lru_cache
 def _compiled():
     """The bytes of the object, compiled once a process."""
@@ -211,8 +216,9 @@ class Bench(fixtures.Fixture):
         """Make every entry's last packet older."""
         for key, value in list(libbpf.map_items(self.fd(table))):
             entry = layout.Ct.unpack(value)
-            entry = entry._replace(
-                last=time.monotonic_ns() - int(seconds * 1e9))
+            # Before the machine was started, if need be.
+            last = now() - int(seconds * 1e9)
+            entry = entry._replace(last=last % (1 << 64))
             self.update(table, key, entry.pack())
 
     def drops(self):

@@ -70,7 +70,7 @@ class TestFragments(bench.Case):
                 self.bench.fd('kc_frag'))):
             time, = struct.unpack_from('=Q', value)
             self.bench.update('kc_frag', key, struct.pack(
-                '=Q', max(time - 61 * 10 ** 9, 0)) + value[8:])
+                '=Q', (time - 61 * 10 ** 9) % (1 << 64)) + value[8:])
         self.assertOut(Reason.FRAGMENT, self.fragment(4, b'rest', offset=2))
 
     def test_truncated_first(self):

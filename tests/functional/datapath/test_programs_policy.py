@@ -290,14 +290,14 @@ class TestVerdicts(PolicyCase):
                     source, A.address(version), p.TCP, p.tcp(4000, port)))
 
 
+RANGES = strategies.builds(
+    lambda protocol, ends: model.PortRange(protocol, *sorted(ends)),
+    strategies.sampled_from((p.TCP, p.UDP)),
+    strategies.tuples(strategies.integers(0, 40),
+                      strategies.integers(0, 40)))
 PORTS = strategies.one_of(
     strategies.none(),
-    strategies.frozensets(strategies.builds(
-        lambda protocol, ends: model.PortRange(protocol, *sorted(ends)),
-        strategies.sampled_from((p.TCP, p.UDP)),
-        strategies.tuples(strategies.integers(0, 40),
-                          strategies.integers(0, 40))), min_size=1,
-        max_size=3))
+    strategies.frozensets(RANGES, min_size=1, max_size=3))
 PEERS = strategies.one_of(
     strategies.none(),
     strategies.frozensets(strategies.sampled_from(
