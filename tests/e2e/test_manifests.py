@@ -10,10 +10,12 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""The manifests are what the API server takes."""
+"""The manifests are what the API server takes, and what they forbid."""
 
+from kuryr_cilium import vif
 from tests.e2e import base
 from tests.e2e import lab
+from tests.e2e import pods
 
 
 class ManifestsTestCase(base.TestCase):
@@ -25,5 +27,15 @@ class ManifestsTestCase(base.TestCase):
                  for line in answer.splitlines()}
         self.assertEqual(
             {'serviceaccount', 'role', 'rolebinding', 'clusterrole',
-             'clusterrolebinding', 'configmap', 'deployment', 'daemonset'},
+             'clusterrolebinding', 'configmap', 'deployment', 'daemonset',
+             'validatingadmissionpolicy', 'validatingadmissionpolicybinding'},
             kinds)
+
+    def test_only_the_controller_writes_vifs(self):
+        self.pods(pods.manifest('pod'))
+        for change in ('%s=other' % vif.ANNOTATION, vif.ANNOTATION + '-'):
+            error = self.assertRaises(
+                lab.LabError, self.lab.kubectl, 'annotate', '--overwrite',
+                '-n', self.namespace, 'pod', 'pod', change)
+            self.assertIn('only kuryr-cilium-controller may write it',
+                          str(error))

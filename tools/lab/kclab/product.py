@@ -42,8 +42,9 @@ def bpf_object(lab):
 
 
 def apply_rbac(lab):
-    """The service accounts and what they may do."""
-    controlplane.apply(lab, lab.clone / 'deploy' / 'base' / 'rbac.yaml')
+    """The service accounts, what they may do, and who may write VIFs."""
+    for name in ('rbac.yaml', 'admission.yaml'):
+        controlplane.apply(lab, lab.clone / 'deploy' / 'base' / name)
 
 
 def _token(lab, account, path):
