@@ -113,7 +113,7 @@ __noinline int kc_policy(struct __sk_buff *skb)
 	if (q->ruleset == KC_RULESET_NONE)
 		return KC_DROP_NOT_READY;
 	if (q->ruleset == KC_RULESET_DENY)
-		return KC_DROP_POLICY;
+		return KC_DROP_POLICY_DENY;
 	if (q->ruleset == KC_RULESET_ALLOW)
 		return KC_ALLOWED;
 	port_key.plen = q->has_port ? KC_PORT_EXACT : KC_PORT_PROTOCOL;

@@ -138,12 +138,12 @@ class TestTCP(flows.ConnectionCase):
         for self.version in FAMILIES:
             self.rules(ALLOW, DENY)
             self.open_in()
-            self.tcp_out(SYN, Reason.POLICY)
+            self.tcp_out(SYN, Reason.POLICY_DENY)
             self.tcp_out(ACK)
             self.rules(DENY, ALLOW)
             self.bench.age(1e6)
             self.open_out()
-            self.tcp_in(SYN, Reason.POLICY)
+            self.tcp_in(SYN, Reason.POLICY_DENY)
             self.tcp_in(ACK)
 
     def test_simultaneous_open(self):
@@ -160,12 +160,12 @@ class TestOthers(flows.ConnectionCase):
     def test_udp(self):
         for self.version in FAMILIES:
             self.rules(DENY, ALLOW)
-            self.udp_in(Reason.POLICY)
+            self.udp_in(Reason.POLICY_DENY)
             self.udp_out()
             self.udp_in()
-            self.udp_in(Reason.POLICY, lport=4001)
+            self.udp_in(Reason.POLICY_DENY, lport=4001)
             self.rules(ALLOW, DENY)
-            self.udp_out(Reason.POLICY, lport=4001)
+            self.udp_out(Reason.POLICY_DENY, lport=4001)
             self.udp_in(lport=4001)
             self.udp_out(lport=4001)
 
@@ -177,10 +177,10 @@ class TestOthers(flows.ConnectionCase):
         self.bench.age(179)
         self.udp_in()
         self.bench.age(181)
-        self.udp_in(Reason.POLICY)
+        self.udp_in(Reason.POLICY_DENY)
         self.udp_out(lport=1)
         self.bench.age(31, HALF)
-        self.udp_in(Reason.POLICY, lport=1)
+        self.udp_in(Reason.POLICY_DENY, lport=1)
 
     def test_echo(self):
         for self.version in FAMILIES:
@@ -189,12 +189,12 @@ class TestOthers(flows.ConnectionCase):
             self.echo_out()
             self.echo_in(reply=True)
             # The same identifier, but asked by the peer.
-            self.echo_in(Reason.POLICY)
+            self.echo_in(Reason.POLICY_DENY)
             self.echo_out(Reason.NO_CONNECTION, reply=True)
             self.echo_in(Reason.NO_CONNECTION, reply=True, ident=6)
             self.rules(ALLOW, DENY)
             self.echo_out(Reason.POLICY_CHANGED)
-            self.echo_out(Reason.POLICY, ident=6)
+            self.echo_out(Reason.POLICY_DENY, ident=6)
             self.echo_in()
             self.echo_out(reply=True)
             self.echo_in(Reason.POLICY_CHANGED, reply=True)
@@ -209,28 +209,28 @@ class TestOthers(flows.ConnectionCase):
                                            p.sctp(80, 4000, chunk)))
 
         self.rules(DENY, ALLOW)
-        into(1, Reason.POLICY)
+        into(1, Reason.POLICY_DENY)
         into(2, Reason.NO_CONNECTION)
         out(0, Reason.NO_CONNECTION)
         out(1)
         into(2)
         out(0)
-        into(1, Reason.POLICY)
+        into(1, Reason.POLICY_DENY)
         into(6)
         self.assertTrue(self.only().flags & Flag.CLOSING)
 
     def test_other_protocols_answer_too(self):
         self.rules(DENY, ALLOW)
         packet = p.ip(PEER[4], A.v4, 47, b'data')
-        self.assertInto(Reason.POLICY, packet)
+        self.assertInto(Reason.POLICY_DENY, packet)
         self.assertOut(REDIRECT, p.ip(A.v4, PEER[4], 47, b'data'))
         self.assertInto(REDIRECT, packet)
 
     def test_other_icmp_is_no_answer(self):
         self.rules(DENY, ALLOW)
         self.assertOut(REDIRECT, p.ip(A.v4, PEER[4], p.ICMP, p.icmp(13)))
-        self.assertInto(Reason.POLICY, p.ip(PEER[4], A.v4, p.ICMP,
-                                            p.icmp(14)))
+        self.assertInto(Reason.POLICY_DENY, p.ip(
+            PEER[4], A.v4, p.ICMP, p.icmp(14)))
 
     def test_group(self):
         for version in FAMILIES:
@@ -285,11 +285,11 @@ class TestRoom(flows.ConnectionCase):
         self.bench.set_meta(layout.Meta.EVENT_RATE, 3)
         self.rules(DENY, ALLOW)
         for port in range(100):
-            self.udp_in(Reason.POLICY, lport=port)
+            self.udp_in(Reason.POLICY_DENY, lport=port)
             self.udp_out(lport=port + 1000)
         told = [event.reason for event in self.bench.told()]
         # The clock may have gone on to the next seconds meanwhile, and the
         # test to the other CPU.
-        for reason in (Reason.POLICY, Reason.ALLOWED):
+        for reason in (Reason.POLICY_DENY, Reason.ALLOWED):
             self.assertIn(told.count(reason), range(3, 13))
-        self.assertEqual({Reason.POLICY: 100}, self.bench.drops())
+        self.assertEqual({Reason.POLICY_DENY: 100}, self.bench.drops())

@@ -93,17 +93,17 @@ class TestFragments(bench.Case):
 
     def test_later_one_claims_another_protocol(self):
         self.bench.endpoint(A, egress=rows.RULESET_DENY)
-        self.assertOut(Reason.POLICY, self.fragment(6, p.udp(1, 2),
-                                                    more=True))
-        self.assertOut(Reason.POLICY, self.fragment(
+        self.assertOut(Reason.POLICY_DENY, self.fragment(
+            6, p.udp(1, 2), more=True))
+        self.assertOut(Reason.POLICY_DENY, self.fragment(
             6, b'rest', offset=2, following=50))
 
     def test_denied_with_the_first(self):
         self.bench.endpoint(A, egress=rows.RULESET_DENY)
         for version in FAMILIES:
-            self.assertOut(Reason.POLICY, self.fragment(
+            self.assertOut(Reason.POLICY_DENY, self.fragment(
                 version, p.udp(1, 2), more=True))
-            self.assertOut(Reason.POLICY, self.fragment(
+            self.assertOut(Reason.POLICY_DENY, self.fragment(
                 version, b'rest', offset=2))
 
     def test_echo(self):

@@ -145,11 +145,11 @@ class TestJudged(HopCase):
 
     def test_sender(self):
         self.bench.endpoint(A, egress=DENY, fastpath=True)
-        self.assertDrop(Reason.POLICY, A, EGRESS)
+        self.assertDrop(Reason.POLICY_DENY, A, EGRESS)
 
     def test_receiver(self):
         self.bench.endpoint(B, ingress=DENY, fastpath=True)
-        self.assertDrop(Reason.POLICY, B, INGRESS)
+        self.assertDrop(Reason.POLICY_DENY, B, INGRESS)
 
     def test_receiver_is_not_ready(self):
         for ingress, egress in ((0, 0), (0, ALLOW), (ALLOW, 0)):
@@ -172,7 +172,7 @@ class TestJudged(HopCase):
         for key in self.bench.connections(B, HALF):
             libbpf.map_delete(self.bench.fd(HALF), key.pack())
         self.bench.endpoint(B, ingress=DENY, fastpath=True)
-        self.send(Reason.POLICY)
+        self.send(Reason.POLICY_DENY)
 
     def test_each_end_in_its_own_generation(self):
         self.bench.update('kc_endpoint', layout.U32.pack(B.number),

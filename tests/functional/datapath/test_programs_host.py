@@ -50,8 +50,8 @@ class TestHost(flows.ConnectionCase):
             self.host(p.tcp(7, 80, ACK))
             self.answer(p.tcp(80, 7, ACK))
             # It is not the pod's to open.
-            self.answer(p.tcp(80, 7, SYN), Reason.POLICY)
-            self.answer(p.tcp(80, 8, SYN), Reason.POLICY)
+            self.answer(p.tcp(80, 7, SYN), Reason.POLICY_DENY)
+            self.answer(p.tcp(80, 8, SYN), Reason.POLICY_DENY)
 
     def test_own_traffic_survives_a_change(self):
         self.rules(DENY, DENY)
@@ -91,7 +91,7 @@ class TestHost(flows.ConnectionCase):
         self.rules(DENY, ALLOW)
         self.host(p.tcp(7, 80, ACK), Reason.POLICY_CHANGED, 3)
         self.answer(p.tcp(80, 7, ACK), Reason.POLICY_CHANGED)
-        self.host(p.tcp(8, 80), Reason.POLICY, 3)
+        self.host(p.tcp(8, 80), Reason.POLICY_DENY, 3)
 
     def test_world_and_host_are_told_apart(self):
         table = compiler.compile_ruleset(model.RuleSet(
@@ -118,7 +118,7 @@ class TestHost(flows.ConnectionCase):
         self.host(p.tcp(7, 80), Reason.POLICY, 3, PEER[4])
         self.host(p.tcp(7, 80), PASS, 3, OTHER[4])
         self.answer(p.tcp(80, 7, SYN_ACK), peer=OTHER[4])
-        self.answer(p.tcp(80, 9), Reason.POLICY, peer=OTHER[4])
+        self.answer(p.tcp(80, 9), Reason.POLICY_DENY, peer=OTHER[4])
 
     def test_forwarded_answers(self):
         self.rules(DENY, ALLOW)

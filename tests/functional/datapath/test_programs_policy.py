@@ -192,7 +192,7 @@ class TestPorts(PolicyCase):
 class TestVerdicts(PolicyCase):
 
     def test_constants(self):
-        for ruleset, expected in ((rows.RULESET_DENY, Reason.POLICY),
+        for ruleset, expected in ((rows.RULESET_DENY, Reason.POLICY_DENY),
                                   (rows.RULESET_ALLOW, REDIRECT)):
             self.bench.endpoint(A, egress=ruleset)
             self.assertEqual(expected, self.send())
