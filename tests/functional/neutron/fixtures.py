@@ -48,6 +48,7 @@ state_path = {path}
 transport_url = fake:///
 notify_nova_on_port_status_changes = False
 notify_nova_on_port_data_changes = False
+agent_down_time = 86400
 [database]
 connection = mysql+pymysql://root@localhost/neutron?unix_socket={path}/my.sock
 [oslo_concurrency]
