@@ -42,8 +42,8 @@ DELETED = 'DELETED'
 #: Seconds after which the server ends a watch, give or take a fifth.
 WATCH_SECONDS = 300
 #: Seconds of silence after which a watch is given up. A server sends a
-#: bookmark about every minute.
-SILENCE_SECONDS = 100
+#: bookmark every one or two minutes.
+SILENCE_SECONDS = 150
 #: Seconds that a watch has to run until the next failure is a first one.
 _LASTED = 2.0
 
