@@ -41,14 +41,13 @@ class TestLifetime(base.TestCase):
     def test_programs_have_the_same_times(self):
         with open(loader._SOURCES + '/kc_ct.h') as stream:
             found = dict(re.findall(
-                r'#define (KC_CT_\w+) \(([0-9]+)u?l?l? \* KC_SECOND\)',
+                r'#define KC_LIFE_(\w+) \((\d+) \* KC_SECOND\)',
                 stream.read()))
         self.assertEqual(
-            {'KC_CT_TCP': conntrack.TCP, 'KC_CT_SYN': conntrack.TCP_OPENING,
-             'KC_CT_CLOSE': conntrack.TCP_CLOSING,
-             'KC_CT_OTHER': conntrack.OTHER,
-             'KC_CT_OTHER_NEW': conntrack.OTHER_NEW,
-             'KC_CT_TOMB': conntrack.TOMBSTONE},
+            {'TCP': conntrack.TCP, 'SYN': conntrack.TCP_OPENING,
+             'CLOSING': conntrack.TCP_CLOSING,
+             'OTHER': conntrack.OTHER, 'OTHER_NEW': conntrack.OTHER_NEW,
+             'TOMBSTONE': conntrack.TOMBSTONE},
             {name: int(value) * 10 ** 9 for name, value in found.items()})
 
 
