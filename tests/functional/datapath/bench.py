@@ -79,7 +79,7 @@ def now():
 
 
 @functools.lru_cache
-def _compiled():
+def compiled():
     """The bytes of the object, compiled once a process."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, loader.OBJECT)
@@ -96,7 +96,7 @@ class Bench(fixtures.Fixture):
 
     def _setUp(self):
         with tempfile.NamedTemporaryFile(suffix='.o') as stream:
-            stream.write(_compiled())
+            stream.write(compiled())
             stream.flush()
             self.object = libbpf.Object(stream.name, 1 << 20)
         self.addCleanup(self.object.close)

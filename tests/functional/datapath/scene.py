@@ -343,7 +343,10 @@ class Server:
         with sock:
             while not self._stop.is_set():
                 with contextlib.suppress(TimeoutError):
-                    data = sock.recv(2048)
+                    try:
+                        data = sock.recv(2048)
+                    except ConnectionError:
+                        return
                     if not data:
                         return
                     sock.sendall(data)

@@ -1,0 +1,65 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Two pods of a node that are judged, and a stranger."""
+
+import subprocess
+
+from kuryr_cilium.policy import model
+from tests import base
+from tests.functional.datapath import scene
+
+
+def nothing(direction):
+    """The ruleset of an isolated pod without a rule."""
+    return model.RuleSet('nothing-' + direction.value, direction, ())
+
+
+class PathCase(base.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.scene = self.useFixture(scene.Scene())
+        self.a, self.b = self.scene.pods
+        self.stranger = self.scene.stranger
+        self.driver = self.scene.driver()
+        self.scene.attach(self.driver, self.a, self.b)
+
+    def apply(self, fastpath=False, **rules):
+        """Have pods judged: a_in, a_out, b_in, b_out; all else is allowed."""
+        rulesets = [rule for rule in rules.values()
+                    if isinstance(rule, model.RuleSet)]
+
+        def endpoint(pod, name):
+            return pod.endpoint(*(
+                getattr(rule, 'id', rule) for rule in (
+                    rules.get(name + '_in', model.ALLOW_ALL),
+                    rules.get(name + '_out', model.ALLOW_ALL))), fastpath)
+
+        self.driver.apply(scene.view(
+            (endpoint(self.a, 'a'), endpoint(self.b, 'b')), rulesets))
+        for pod in self.scene.pods:
+            self.driver.activate(pod.attachment.vif_id)
+
+    def ways(self):
+        """From a by the switch, by the local hop, and to a stranger."""
+        for fastpath in (False, True):
+            self.apply(fastpath)
+            yield self.b
+        yield self.stranger
+
+    def ping(self, source, target, version, *options):
+        done = subprocess.run(
+            ['nsenter', '--net=' + source.path, 'ping', '-c', '2', '-i',
+             '0.2', '-W', '3', *options, target.address(version)],
+            capture_output=True, text=True)
+        return done.returncode == 0
