@@ -299,3 +299,8 @@ class PortNotSupported(KuryrCiliumException):
 
 class PodNetworkInvalid(KuryrCiliumException):
     message = '[neutron] %(option)s: %(reason)s'
+
+
+class FolderNotOurs(KuryrCiliumException):
+    message = ('%(path)s is not a folder that only this user writes to: '
+               'remove it, somebody else has made it.')

@@ -18,7 +18,8 @@ own and gets over it when what it talks to is away; readiness says what is
 away, and only a thread that has died says that this process does not live.
 """
 
-import shutil
+import os
+import stat
 import tempfile
 import threading
 import uuid
@@ -33,6 +34,7 @@ from kuryr_cilium.controller import poller
 from kuryr_cilium.controller import problems
 from kuryr_cilium.controller import term
 from kuryr_cilium.controller import views
+from kuryr_cilium import exceptions
 from kuryr_cilium.k8s import client as k8s_client
 from kuryr_cilium.k8s import events
 from kuryr_cilium.k8s import leader
@@ -241,6 +243,24 @@ class Controller:
             ended.stop()
 
 
+def _lock_folder(host):
+    """A folder of this replica's own, the same one after a restart.
+
+    :raises: exceptions.FolderNotOurs if somebody else has made it.
+    """
+    path = os.path.join(tempfile.gettempdir(), '%s-%d-%s' % (
+        NAME, os.getuid(), host.replace('/', '_')))
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        LOG.debug('%s is there from an earlier start', path)
+    found = os.lstat(path)
+    if (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid()
+            or found.st_mode & 0o022):
+        raise exceptions.FolderNotOurs(path=path)
+    return path
+
+
 class ControllerService(service.Service):
     """The controller as a service of oslo.service.
 
@@ -252,15 +272,14 @@ class ControllerService(service.Service):
         self._conf = conf
         self._controller = None
         self._ended = None
-        self._folder = None
 
     def start(self):
         # NOTE: in the worker process: neither threads nor connections
         # survive the fork.
         self._ended = threading.Event()
-        self._folder = tempfile.mkdtemp(prefix='kuryr-cilium-controller-')
-        rpc_transport.set_defaults(self._conf, NAME,
-                                   self._conf.controller.host, self._folder)
+        host = self._conf.controller.host
+        rpc_transport.set_defaults(self._conf, NAME, host,
+                                   _lock_folder(host))
         neutron = neutron_client.Client(self._conf)
         self._controller = Controller(
             self._conf,
@@ -278,5 +297,4 @@ class ControllerService(service.Service):
         if self._controller is not None:
             self._controller.stop()
         super().stop(graceful)
-        shutil.rmtree(self._folder, ignore_errors=True)
         self._ended.set()

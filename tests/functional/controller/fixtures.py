@@ -30,7 +30,6 @@ import fixtures as fixture
 from oslo_config import cfg
 from oslo_messaging import conffixture
 from testtools import content
-from testtools import content_type
 
 from kuryr_cilium.conf import rpc as rpc_conf
 from kuryr_cilium import exceptions
@@ -82,7 +81,7 @@ class Cluster(fixture.Fixture):
 
     def __init__(self, test):
         super().__init__()
-        self._test = test
+        self.test = test
 
     def _setUp(self):
         self.kube = kube_fixtures.shared()
@@ -97,7 +96,7 @@ class Cluster(fixture.Fixture):
                 ip_version=6 if ':' in cidr else 4, enable_dhcp=False)
         self.api = self.kube.client()
         self.addCleanup(self.api.close)
-        self.namespace = self.kube.namespace(self._test)
+        self.namespace = self.kube.namespace(self.test)
         for node in ('node-a', 'node-b'):
             self.api.create(resources.NODES.path(),
                             {'metadata': {'name': node}})
@@ -184,9 +183,8 @@ class Controller(fixture.Fixture):
 
     def _setUp(self):
         self._path, self._port = self._cluster.configuration(self._name)
-        self.addDetail(self._name, content.Content(
-            content_type.UTF8_TEXT, lambda: [self.log().encode()]))
         self.start()
+        self.addCleanup(self._keep_log)
         self.addCleanup(self.kill)
 
     def start(self):
@@ -196,6 +194,7 @@ class Controller(fixture.Fixture):
                 [sys.executable, '-W', 'ignore', '-m',
                  'kuryr_cilium.cmd.controller', '--config-file', self._path],
                 cwd=_ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                env=dict(os.environ, TMPDIR=self._cluster.folder),
                 start_new_session=True, preexec_fn=self._die_with_parent)
 
     def terminate(self):
@@ -238,6 +237,10 @@ class Controller(fixture.Fixture):
         """The end of what it has logged."""
         with open(self._path + '.log') as log:
             return log.read()[-20000:]
+
+    def _keep_log(self):
+        self._cluster.test.addDetail(self._name,
+                                     content.text_content(self.log()))
 
     @staticmethod
     def _die_with_parent():
