@@ -209,6 +209,12 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 	    (ct->direction != e->direction || ct->flags & KC_CT_CLOSING ||
 	     (ct->flags ^ e->ct_flags) & KC_CT_ORIGIN))
 		ct = NULL;
+	/* Nor does the node's own connection what is forwarded under it. */
+	if (ct && ct->flags & KC_CT_OWN && e->ct_flags & KC_CT_HOST &&
+	    !(e->ct_flags & KC_CT_OWN)) {
+		ct = NULL;
+		e->action = KC_DO_NOTHING;
+	}
 	if (ct) {
 		e->action = KC_DO_NOTHING;
 		/* The node's own packet passes, yet it revives nothing. */

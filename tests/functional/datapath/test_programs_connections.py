@@ -105,6 +105,16 @@ class TestTCP(flows.ConnectionCase):
         self.tcp_out(SYN_ACK)
         self.assertEqual(Flag.REPLIED, self.only().flags)
 
+    def test_opened_again_the_same_way(self):
+        for end in (RST, FIN):
+            self.open_out()
+            self.tcp_out(end)
+            self.tcp_in(end)
+            self.assertTrue(self.only().flags & Flag.CLOSING)
+            self.open_out()
+            self.assertEqual(Flag.REPLIED, self.only().flags)
+        self.assertEqual(1, self.count())
+
     def test_times(self):
         self.tcp_out(SYN)
         self.bench.age(59, HALF)

@@ -105,6 +105,13 @@ class TestHost(flows.ConnectionCase):
         self.host(p.tcp(7, 80))
         # The same tuple, but forwarded: it does not repeat the own one.
         self.host(p.tcp(7, 80), Reason.POLICY, 3)
+        self.host(p.tcp(7, 80, ACK), Reason.NO_CONNECTION, 3)
+        self.host(p.udp(7, 80), protocol=p.UDP)
+        self.host(p.udp(7, 80), Reason.POLICY, 3, protocol=p.UDP)
+        # And does not take it over.
+        self.host(p.tcp(7, 80, ACK))
+        self.answer(p.tcp(80, 7, SYN_ACK))
+        self.answer(p.udp(80, 7), protocol=p.UDP)
 
     def test_forwarded_is_judged_by_its_source(self):
         self.bench.peer(OTHER[4], entities.Entity.POD, 20)
