@@ -265,6 +265,8 @@ class Agent(fixture.Fixture):
         conf([], project='test')
         conf.set_override('transport_url', self._cluster.rabbit.url())
         conf.set_override('call_timeout', CALL_TIMEOUT, group='rpc')
+        # NOTE: groups are shared by all that register them.
+        self.addCleanup(conf.clear_override, 'call_timeout', group='rpc')
         self._lock = threading.Lock()
         self._views = rpc_client.ControllerClient(conf)
         self._leader = rpc_client.LeaderClient(conf)
