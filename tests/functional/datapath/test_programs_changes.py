@@ -13,6 +13,8 @@
 """What a change of policy does to open connections."""
 
 from kuryr_cilium.datapath.bpf import layout
+from kuryr_cilium.policy import compile as compiler
+from kuryr_cilium.policy import model
 from tests.functional.datapath import bench
 from tests.functional.datapath import flows
 
@@ -53,6 +55,24 @@ class TestPolicyChange(flows.ConnectionCase):
         self.tcp_in(ACK)
         self.tcp_out(ACK)
         self.assertEqual(bench.EPOCH + 1, self.only().epoch)
+
+    def test_its_port_is_that_of_its_opening(self):
+        for number, port in ((50, 80), (51, 4000)):
+            self.bench.ruleset(number, compiler.compile_ruleset(
+                model.RuleSet('port', model.Direction.EGRESS, (
+                    model.RuleGroup(
+                        model.Tier.NETWORK_POLICY, 0, model.Verdict.ALLOW,
+                        ports=frozenset((
+                            model.PortRange(6, port, port),))),))))
+        for opened, ingress, egress in (
+                (self.open_out, DENY, 50), (self.open_in, 51, DENY)):
+            self.bench.age(1e6)
+            self.rules(ingress, egress)
+            opened()
+            self.bench.next_epoch()
+            self.tcp_out(ACK)
+            self.bench.next_epoch()
+            self.tcp_in(ACK)
 
     def test_half_open(self):
         self.tcp_out(SYN)
