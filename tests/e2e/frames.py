@@ -47,13 +47,15 @@ def ethernet(source, destination, kind, payload, tags=()):
     return header + struct.pack('>H', kind) + payload
 
 
-def ipv4(source, destination, protocol, payload, frag=0, options=b''):
+def ipv4(source, destination, protocol, payload, frag=0, options=b'',
+         ident=0x4242):
     """A packet.
 
     :param frag: flags and offset in units of 8 bytes.
+    :param ident: what the fragments of one datagram share.
     """
     length = 20 + len(options)
-    fields = [0x40 | length // 4, 0, length + len(payload), 0x4242, frag, 64,
+    fields = [0x40 | length // 4, 0, length + len(payload), ident, frag, 64,
               protocol, 0, packed(source), packed(destination)]
     header = struct.pack('>BBHHHBBH4s4s', *fields) + options
     fields[7] = checksum(header)
