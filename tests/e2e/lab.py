@@ -20,6 +20,7 @@ import subprocess
 
 from kuryr_cilium.cli import client
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium import exceptions
 from tests import base
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -138,11 +139,19 @@ class Lab:
         return client.AgentClient(
             str(self.root(node) / 'run/kuryr-cilium/api.sock'))
 
-    def agent_ready(self, node):
+    def agent_status(self, node):
+        """What a node's agent says of itself; {} if nobody answers."""
         try:
-            return self.agent(node).get('/v1/status')['ready']
-        except Exception:
-            return False
+            return self.agent(node).get('/v1/status')
+        except exceptions.KuryrCiliumException:
+            return {}
+
+    def agent_ready(self, node):
+        return self.agent_status(node).get('ready', False)
+
+    def agent_pid(self, node):
+        """Pid in its node of the process that works."""
+        return self.agent_status(node).get('pid')
 
     def wait_agent(self, node):
         base.wait_until(lambda: self.agent_ready(node), 60,
@@ -163,10 +172,11 @@ class Lab:
         text = run('nsenter', '--net=' + self.netns(), *argv)
         return json.loads(text) if text else None
 
-    def ports(self):
-        """Neutron's ports of pods, by id."""
+    def ports(self, node=None):
+        """Neutron's ports of pods, by id; of a node's pods only."""
         found = self.neutron('GET', 'ports?device_owner=compute:kuryr')
-        return {port['id']: port for port in found['ports']}
+        return {port['id']: port for port in found['ports']
+                if node in (None, port['binding:host_id'])}
 
     def records(self, node):
         """What a node's agent has on disk, by UID of the pod."""

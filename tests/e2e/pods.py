@@ -221,6 +221,7 @@ class Stream(threading.Thread):
         self._socket.connect((server.address(version), port))
         self._socket.setblocking(False)
         self._pending = b''
+        self._waiting = {}
         self.sent = self.answered = 0
         self.last = time.monotonic()
         self.longest_gap = 0.0
@@ -243,6 +244,7 @@ class Stream(threading.Thread):
     def _send(self):
         with contextlib.suppress(BlockingIOError):
             self._socket.send(struct.pack('>Q', self.sent))
+            self._waiting[self.sent] = time.time()
             self.sent += 1
 
     def _receive(self, timeout):
@@ -255,40 +257,36 @@ class Stream(threading.Thread):
             data = self._socket.recv(65536)
             if not data:
                 raise ConnectionError('the peer has closed')
-            if self.kind == socket.SOCK_DGRAM:
-                self._answer(1)
-            else:
-                self._pending += data
-                self._answer(len(self._pending) // 8)
-                self._pending = self._pending[
-                    len(self._pending) // 8 * 8:]
+            self._pending += data
+            whole = len(self._pending) // 8 * 8
+            for number, in struct.iter_unpack('>Q', self._pending[:whole]):
+                self._answer(number)
+            self._pending = self._pending[whole:]
 
-    def _answer(self, count):
+    def _answer(self, number):
         now = time.monotonic()
-        if count:
-            self.answered += count
-            self.longest_gap = max(self.longest_gap, now - self.last)
-            self.last = now
-
-    def forget(self):
-        """Begin to count gaps anew."""
-        self.longest_gap = 0.0
+        self._waiting.pop(number)
+        self.answered += 1
+        self.longest_gap = max(self.longest_gap, now - self.last)
+        self.last = now
 
     def stop(self):
         """End, after the last answers came.
 
-        :returns: how many messages were not answered.
+        :returns: when the messages were sent that were not answered.
         """
         self._done.set()
         self.join()
-        if self.error is None:
+        if self.error is None and self._socket.fileno() != -1:
             deadline = time.monotonic() + 2
             with contextlib.suppress(OSError):
                 while (self.answered < self.sent
                        and time.monotonic() < deadline):
                     self._receive(0.1)
         self._socket.close()
-        return self.sent - self.answered
+        return [time.strftime('%H:%M:%S', time.localtime(sent)) +
+                ('%.3f' % (sent % 1))[1:]
+                for sent in self._waiting.values()]
 
 
 class Flood(threading.Thread):

@@ -12,8 +12,11 @@
 
 """CNI requests twice, late, of the unknown, after a crash at each step."""
 
+from concurrent import futures
 import json
+import socket
 
+from kuryr_cilium.linux import netns
 from tests.e2e import base
 from tests.e2e import pods
 
@@ -29,24 +32,22 @@ class TestIdempotence(base.TestCase):
     def setUp(self):
         super().setUp()
         # Pods of earlier tests may still be going.
-        base.wait_until(lambda: not self.lab.records(self.node), 60,
-                        '%s has no pods' % self.node)
-        self.before = self.lab.leftovers(self.node)
-        self.ports_before = self.ports()
+        base.wait_until(
+            lambda: not any(map(self.lab.records, self.lab.nodes)), 60,
+            'the nodes have no pods')
+        self.before = {node: self.left(node) for node in self.lab.nodes}
 
-    def ports(self):
-        """Ids of Neutron's ports that are bound to the node."""
-        return {port['id'] for port in self.lab.ports().values()
-                if port['binding:host_id'] == self.node}
+    def left(self, node):
+        """What is on a node, and the ports that are bound to it."""
+        return self.lab.leftovers(node), self.lab.ports(node)
 
-    def assertNothingLeft(self):
-        """The node, and Neutron, are as they were before the test."""
-        def same():
-            self.left = (self.lab.leftovers(self.node),
-                         self.ports() - self.ports_before)
-            return self.left == (self.before, set())
-        base.wait_until(same, 90, lambda: 'left: %s; before: %s' % (
-            self.left, self.before), interval=1.0)
+    def assertNothingLeft(self, *nodes):
+        """Nodes, and Neutron, are as they were before the test."""
+        for node in nodes:
+            base.wait_until(
+                lambda: self.left(node) == self.before[node], 90,
+                lambda: 'left: %s; before: %s' % (
+                    self.left(node), self.before[node]), interval=0.5)
 
     def cni(self, command, pod, container_id=None):
         """Call the plugin as the container runtime does.
@@ -89,48 +90,71 @@ class TestIdempotence(base.TestCase):
             self.assertEqual((True, ''), self.cni('DEL', server))
         self.assertFalse(self.cni('CHECK', server)[0])
         self.delete('pod', 'server', 'client')
-        self.assertNothingLeft()
+        self.assertNothingLeft(*self.lab.nodes)
 
     def test_killed_at_each_step_of_the_plug(self):
-        client, = self.pods(pods.manifest('client', {}, self.other_node))
         self.create(pods.policy('deny', {'app': 'closed'},
                                 policyTypes=['Ingress']))
-        for step in ADD_STEPS:
-            self._die_at(step, lambda: self.create(
-                pods.manifest('server', {}, self.node),
-                pods.manifest('closed', {'app': 'closed'}, self.node)))
-            self.wait_ready('server', 'closed')
-            server, closed = self.pod('server'), self.pod('closed')
-            echo = pods.Echo(server, base.PORT)
-            self.assertReaches(client, server)
-            self.assertReaches(closed, server)
-            self.assertBlocked(client, closed)
-            echo.stop()
-            self.delete('pod', 'server', 'closed')
-            self.assertNothingLeft()
+        self._on_both_nodes(self._die_plugging, ADD_STEPS)
 
     def test_killed_at_each_step_of_the_unplug(self):
-        for step in DEL_STEPS:
-            self.pods(pods.manifest('server', {}, self.node))
-            self._die_at(step, lambda: self.lab.kubectl(
-                'delete', 'pod', '-n', self.namespace, 'server',
-                '--wait=false'))
-            self.assertNothingLeft()
+        self._on_both_nodes(self._die_unplugging, DEL_STEPS)
 
-    def _die_at(self, step, action):
-        """Run the agent until it dies at a step, then start it again."""
-        agent = self.node + '/agent'
-        self.lab.part('stop', agent)
-        self.addCleanup(self.lab.part, 'start', agent)
-        self.lab.part('start', agent, '--env',
+    def _on_both_nodes(self, work, steps):
+        """Go through steps, on one node every other of them."""
+        def work_all(number):
+            for step in steps[number::2]:
+                work(self.lab.nodes[number], step)
+        with futures.ThreadPoolExecutor(2) as pool:
+            list(pool.map(work_all, (0, 1)))
+
+    def _die_plugging(self, node, step):
+        names = ['server-' + node, 'closed-' + node]
+        self._die_at(node, step, lambda: self.create(
+            pods.manifest(names[0], {}, node),
+            pods.manifest(names[1], {'app': 'closed'}, node)))
+        # The kubelet tries again at once when a pod was changed.
+        self.lab.kubectl('annotate', 'pod', '-n', self.namespace,
+                         '--overwrite', *names, 'died-at=' + step)
+        self.wait_ready(*names)
+        server, closed = map(self.pod, names)
+        echoes = [pods.Echo(pod, base.PORT) for pod in (server, closed)]
+        self.assertReaches(closed, server)
+        self.assertBlocked(server, closed)
+        # Through the switch too, from outside the pods' network.
+        base.wait_until(lambda: self._reached_from_outside(server), 15,
+                        '%s is reached after %r' % (server, step))
+        self.assertFalse(self._reached_from_outside(closed), step)
+        for echo in echoes:
+            echo.stop()
+        self.delete('pod', *names)
+        self.assertNothingLeft(node)
+
+    def _die_unplugging(self, node, step):
+        name = 'server-' + node
+        self.pods(pods.manifest(name, {}, node))
+        self._die_at(node, step, lambda: self.delete('pod', name))
+        self.assertNothingLeft(node)
+
+    def _reached_from_outside(self, pod):
+        with netns.run(self.lab.netns(), socket.socket) as attempt:
+            attempt.settimeout(1)
+            return attempt.connect_ex((pod.ip4, base.PORT)) == 0
+
+    def _die_at(self, node, step, action):
+        """Run an agent so that it dies at a step; then without that.
+
+        Whenever it has died it is started again, to die again at once.
+        """
+        agent = node + '/agent'
+        self.addCleanup(self.lab.part, 'restart', agent, '--kill')
+        self.lab.part('restart', agent, '--kill', '--env',
                       'KURYR_CILIUM_FAULT_POINT=' + step)
-        self.lab.wait_agent(self.node)
+        self.lab.wait_agent(node)
+        pid = self.lab.agent_pid(node)
         action()
-        base.wait_until(self._agent_is_dead, 60,
-                        'the agent dies at %r' % step)
-        self.start(agent)
-
-    def _agent_is_dead(self):
-        self.lab.refresh()
-        part = self.lab.facts['parts'][self.node + '/agent']
-        return part['state'] != 'running'
+        base.wait_until(
+            lambda: self.lab.agent_pid(node) not in (None, pid), 60,
+            'the agent dies at %r' % step)
+        self.lab.part('restart', agent, '--kill')
+        self.lab.wait_agent(node)

@@ -52,6 +52,8 @@ class TestOutages(base.TestCase):
                    for client in (self.near, self.far)
                    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
                    for version in (4, 6)]
+        for stream in streams:
+            self.addCleanup(stream.stop)
         with self.server.capture(pods.sent_by(self.bad)) as seen:
             flood = pods.Flood(self.bad, self.server, base.PORT, b'bad')
             self.stop(part, *options)
@@ -60,10 +62,7 @@ class TestOutages(base.TestCase):
                 self.start(part)
             finally:
                 flood.stop()
-                lost = {repr(stream): stream.stop() for stream in streams}
-        self.assertEqual({name: 0 for name in lost}, lost)
-        self.assertEqual([None] * len(streams),
-                         [stream.error for stream in streams])
+            self.assertFlowed(streams)
         self.assertEqual([], seen.frames)
         # New connections too, afterwards as before.
         self.assertReaches(self.far, self.server)

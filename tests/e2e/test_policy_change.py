@@ -56,33 +56,37 @@ class Flow:
                 end.setblocking(False)
             self._open = undo.pop_all()
 
-    def exchange(self, seconds):
-        """Send both ways for a while.
-
-        :returns: bytes that came to the server and to the client, those of
-            before left out.
-        """
-        for end in (self.client, self.server):
-            self._drain(end)
-        deadline = time.monotonic() + seconds
-        arrived = {self.client: 0, self.server: 0}
-        while time.monotonic() < deadline:
-            for end in arrived:
-                with contextlib.suppress(OSError):
-                    end.send(b'more')
-                arrived[end] += self._drain(end)
-            time.sleep(0.02)
-        return arrived[self.server], arrived[self.client]
-
     def close(self):
         self._open.close()
 
-    def _drain(self, end):
-        size = 0
-        with contextlib.suppress(OSError):
-            while data := end.recv(65536):
-                size += len(data)
-        return size
+
+def exchange(flows, seconds):
+    """Send both ways for a while.
+
+    :returns: for each flow the bytes that came to the server and to the
+        client, those of before left out.
+    """
+    ends = [end for flow in flows for end in (flow.server, flow.client)]
+    for end in ends:
+        _drain(end)
+    deadline = time.monotonic() + seconds
+    arrived = dict.fromkeys(ends, 0)
+    while time.monotonic() < deadline:
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.send(b'more')
+            arrived[end] += _drain(end)
+        time.sleep(0.02)
+    return {flow.name: (arrived[flow.server], arrived[flow.client])
+            for flow in flows}
+
+
+def _drain(end):
+    size = 0
+    with contextlib.suppress(OSError):
+        while data := end.recv(65536):
+            size += len(data)
+    return size
 
 
 class TestPolicyChange(base.TestCase):
@@ -104,8 +108,9 @@ class TestPolicyChange(base.TestCase):
                 '%s opened by %s' % (protocol, client))
             self.addCleanup(flow.close)
             flows.append(flow)
-        for flow in flows:
-            self.assertTrue(all(flow.exchange(0.2)), flow.name)
+        base.wait_until(
+            lambda: all(map(all, exchange(flows, 0.3).values())), 5,
+            'all flows pass both ways')
         return flows
 
     def _try(self, client, protocol, version):
@@ -116,13 +121,10 @@ class TestPolicyChange(base.TestCase):
 
     def assertCut(self, flows):
         """Soon nothing passes, in no direction, for as long as one looks."""
-        deadline = time.monotonic() + SOON
-        for flow in flows:
-            while any(flow.exchange(0.2)):
-                self.assertLess(time.monotonic(), deadline,
-                                '%s still passes' % flow.name)
-        for flow in flows:
-            self.assertEqual((0, 0), flow.exchange(QUIET), flow.name)
+        nothing = {flow.name: (0, 0) for flow in flows}
+        base.wait_until(lambda: exchange(flows, 0.2) == nothing, SOON,
+                        'all flows are cut')
+        self.assertEqual(nothing, exchange(flows, QUIET))
 
     def test_ingress_of_the_server(self):
         flows = self.open()
@@ -168,5 +170,5 @@ class TestPolicyChange(base.TestCase):
                                 policyTypes=['Ingress']))
         self.assertCut([flow])
         self.delete('networkpolicy', 'deny')
-        base.wait_until(lambda: all(flow.exchange(0.2)), 15,
+        base.wait_until(lambda: all(exchange([flow], 0.2)[flow.name]), 15,
                         'the exchange of datagrams goes on')

@@ -19,14 +19,13 @@ from tests.e2e import test_first_packet
 
 class TestReboot(base.TestCase):
 
-    def ports(self):
-        """Ids of Neutron's ports that are bound to the node."""
-        return {port['id'] for port in self.lab.ports().values()
-                if port['binding:host_id'] == self.node}
+    def state(self):
+        """What is on the node, and the ports that are bound to it."""
+        return self.lab.leftovers(self.node), self.lab.ports(self.node)
 
     def wait_clean(self, before):
         def clean():
-            self.left = self.lab.leftovers(self.node), self.ports()
+            self.left = self.state()
             return self.left == before
         base.wait_until(clean, 90, lambda: 'left: %s; before: %s' % (
             self.left, before), interval=1.0)
@@ -34,7 +33,7 @@ class TestReboot(base.TestCase):
     def test_forced_delete_while_the_agent_is_away(self):
         base.wait_until(lambda: not self.lab.records(self.node), 60,
                         '%s has no pods' % self.node)
-        before = self.lab.leftovers(self.node), self.ports()
+        before = self.state()
         self.pods(pods.manifest('gone', {}, self.node))
         self.stop(self.node + '/agent', '--kill')
         self.delete('pod', 'gone', force=True)
@@ -74,7 +73,8 @@ class TestReboot(base.TestCase):
                 self.node)['ovs']} == links, 60,
             lambda: 'ports in the switch: %s' % self.lab.leftovers(
                 self.node)['ovs'])
-        self.assertEqual({sender.port_id, server.port_id}, self.ports())
+        self.assertEqual({sender.port_id, server.port_id},
+                         set(self.lab.ports(self.node)))
 
     def test_agent_starts_without_the_controller(self):
         """What is on disk is in force before anybody answers."""
