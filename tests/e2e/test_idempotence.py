@@ -31,23 +31,7 @@ class TestIdempotence(base.TestCase):
 
     def setUp(self):
         super().setUp()
-        # Pods of earlier tests may still be going.
-        base.wait_until(
-            lambda: not any(map(self.lab.records, self.lab.nodes)), 60,
-            'the nodes have no pods')
-        self.before = {node: self.left(node) for node in self.lab.nodes}
-
-    def left(self, node):
-        """What is on a node, and the ports that are bound to it."""
-        return self.lab.leftovers(node), self.lab.ports(node)
-
-    def assertNothingLeft(self, *nodes):
-        """Nodes, and Neutron, are as they were before the test."""
-        for node in nodes:
-            base.wait_until(
-                lambda: self.left(node) == self.before[node], 90,
-                lambda: 'left: %s; before: %s' % (
-                    self.left(node), self.before[node]), interval=0.5)
+        self.before = self.empty_nodes()
 
     def cni(self, command, pod, container_id=None):
         """Call the plugin as the container runtime does.
@@ -90,7 +74,7 @@ class TestIdempotence(base.TestCase):
             self.assertEqual((True, ''), self.cni('DEL', server))
         self.assertFalse(self.cni('CHECK', server)[0])
         self.delete('pod', 'server', 'client')
-        self.assertNothingLeft(*self.lab.nodes)
+        self.assertNothingLeft(self.before)
 
     def test_killed_at_each_step_of_the_plug(self):
         self.create(pods.policy('deny', {'app': 'closed'},
@@ -102,6 +86,10 @@ class TestIdempotence(base.TestCase):
 
     def _on_both_nodes(self, work, steps):
         """Go through steps, on one node every other of them."""
+        for node in self.lab.nodes:
+            self.addCleanup(self.lab.part, 'restart', node + '/agent',
+                            '--kill')
+
         def work_all(number):
             for step in steps[number::2]:
                 work(self.lab.nodes[number], step)
@@ -128,13 +116,13 @@ class TestIdempotence(base.TestCase):
         for echo in echoes:
             echo.stop()
         self.delete('pod', *names)
-        self.assertNothingLeft(node)
+        self.assertNothingLeft(self.before, node)
 
     def _die_unplugging(self, node, step):
         name = 'server-' + node
         self.pods(pods.manifest(name, {}, node))
         self._die_at(node, step, lambda: self.delete('pod', name))
-        self.assertNothingLeft(node)
+        self.assertNothingLeft(self.before, node)
 
     def _reached_from_outside(self, pod):
         with netns.run(self.lab.netns(), socket.socket) as attempt:
@@ -147,7 +135,6 @@ class TestIdempotence(base.TestCase):
         Whenever it has died it is started again, to die again at once.
         """
         agent = node + '/agent'
-        self.addCleanup(self.lab.part, 'restart', agent, '--kill')
         self.lab.part('restart', agent, '--kill', '--env',
                       'KURYR_CILIUM_FAULT_POINT=' + step)
         self.lab.wait_agent(node)

@@ -43,13 +43,15 @@ class TestOutages(base.TestCase):
         self.assertReaches(self.bad, self.victim)
 
     @contextlib.contextmanager
-    def outage(self, part, *options):
+    def outage(self, part, *options, clients=None):
         """Without a part; flows and policy are watched all the time.
 
         It is started at the end, or before that by the test.
+
+        :param clients: those whose flows are watched, if not all.
         """
         streams = [pods.Stream(client, self.server, base.PORT, kind, version)
-                   for client in (self.near, self.far)
+                   for client in clients or (self.near, self.far)
                    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
                    for version in (4, 6)]
         for stream in streams:
@@ -131,7 +133,14 @@ class TestOutages(base.TestCase):
             self.assertDenied()
             self.assertServed()
 
-    def test_ovsdb(self):
-        with self.outage(self.node + '/ovsdb', '--kill'):
-            self.deny()
-            self.assertDenied()
+    def test_switch(self):
+        # What stays on the node does not need it.
+        for part in ('ovsdb', 'vswitchd'):
+            with self.outage('%s/%s' % (self.node, part), '--kill',
+                             clients=(self.near,)):
+                self.create(pods.policy(*DENY, policyTypes=['Ingress']))
+                base.wait_until(
+                    lambda: pods.ask(self.near, self.victim.ip4,
+                                     base.PORT) is None, 30,
+                    'a policy of the meantime is in force')
+                self.delete('networkpolicy', DENY[0])

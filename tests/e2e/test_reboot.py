@@ -19,26 +19,13 @@ from tests.e2e import test_first_packet
 
 class TestReboot(base.TestCase):
 
-    def state(self):
-        """What is on the node, and the ports that are bound to it."""
-        return self.lab.leftovers(self.node), self.lab.ports(self.node)
-
-    def wait_clean(self, before):
-        def clean():
-            self.left = self.state()
-            return self.left == before
-        base.wait_until(clean, 90, lambda: 'left: %s; before: %s' % (
-            self.left, before), interval=1.0)
-
     def test_forced_delete_while_the_agent_is_away(self):
-        base.wait_until(lambda: not self.lab.records(self.node), 60,
-                        '%s has no pods' % self.node)
-        before = self.state()
+        before = self.empty_nodes()
         self.pods(pods.manifest('gone', {}, self.node))
         self.stop(self.node + '/agent', '--kill')
         self.delete('pod', 'gone', force=True)
         self.start(self.node + '/agent')
-        self.wait_clean(before)
+        self.assertNothingLeft(before)
 
     def test_power_cycle(self):
         # The victim is on a node that goes on, and sees every packet.
