@@ -96,7 +96,7 @@ def once(lab, name, what, stamp, make, product_of=()):
 
 @contextlib.contextmanager
 def cache_lock(lab):
-    lab.cache.mkdir(parents=True, exist_ok=True)
+    lab.bin.mkdir(parents=True, exist_ok=True)
     with open(lab.cache / '.lock', 'w') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
