@@ -260,6 +260,11 @@ def build_product(lab):
          lambda: make_venv(lab.venv, '--editable', lab.clone, '-r',
                            lab.clone / 'test-requirements.txt'),
          [lab.venv / 'bin' / 'kuryr-cilium-agent'])
+    for name in ('kuryr-cilium', 'kuryr-cilium-status'):
+        # The folder of programs is on the PATH in every node.
+        link = lab.bin / name
+        if not link.is_symlink():
+            link.symlink_to(lab.venv / 'bin' / name)
     source = product.cni_source(lab)
     once(lab, 'cni', 'CNI client', digest(source),
          lambda: command('gcc', '-static', '-O2', '-Wall', '-o',
