@@ -48,16 +48,14 @@ def figures():
 
 
 def _measure(pins):
-    with libbpf.Object(lab.bpf_object('forward.bpf.c')) as forward, \
-            loader.load(lab.bpf_object(
-                '../kuryr_cilium/datapath/src/kuryr_cilium.bpf.c'),
-                pins) as loaded:
-        forward.load()
+    with loader.load(lab.bpf_object(
+            '../kuryr_cilium/datapath/src/kuryr_cilium.bpf.c'),
+            pins) as loaded:
         maps = {name.rsplit('_', 1)[0]: fd
                 for name, fd in loaded.maps.items()}
         _fill(maps)
         program = loaded.programs['from_pod']
-        noop = forward.program_fds()['noop']
+        noop = loaded.programs['noop']
         _run(program, SYN)
         _answer(loaded.programs['to_pod'], maps)
         packets = {'noop': (noop, ACK), 'established': (program, ACK)}

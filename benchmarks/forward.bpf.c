@@ -61,10 +61,4 @@ int from_host(struct __sk_buff *skb __attribute__((unused)))
 	return TC_ACT_OK;
 }
 
-SEC("tc")
-int noop(struct __sk_buff *skb __attribute__((unused)))
-{
-	return TC_ACT_OK;
-}
-
 char _license[] SEC("license") = "GPL";

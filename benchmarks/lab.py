@@ -53,7 +53,8 @@ def on_node(node, *args):
 def loadgen():
     """Path of the load generator, built if its source has changed."""
     source = ROOT / 'benchmarks' / 'loadgen.c'
-    binary = CACHE / 'bin' / 'loadgen'
+    binary = CACHE / 'benchmarks' / 'loadgen'
+    binary.parent.mkdir(exist_ok=True)
     if (not binary.exists()
             or binary.stat().st_mtime < source.stat().st_mtime):
         command('gcc', '-Wall', '-Wextra', '-Werror', '-O2', '-static',
@@ -243,7 +244,8 @@ def _process(*args):
 def bpf_object(source):
     """Path of a compiled BPF program of the benchmarks."""
     path = ROOT / 'benchmarks' / source
-    compiled = CACHE / 'bin' / (path.stem + '.o')
+    compiled = CACHE / 'benchmarks' / (path.stem + '.o')
+    compiled.parent.mkdir(exist_ok=True)
     build = ROOT / 'kuryr_cilium' / 'datapath' / 'src' / 'build.sh'
     command(str(build), str(compiled), str(path))
     return str(compiled)
