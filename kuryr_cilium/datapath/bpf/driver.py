@@ -43,6 +43,9 @@ LOG = logging.getLogger(__name__)
 
 #: Share of kc_ct that one endpoint may have.
 _QUOTA = 0.25
+#: Seconds between two sweeps of connections: what a pod may open in that time
+#: and has closed must fit beside what it holds open.
+_SWEEP = 5
 
 
 class BPFDriver(driver.Driver):
@@ -296,9 +299,9 @@ class BPFDriver(driver.Driver):
         return self._planner.owner()
 
     def _collect(self):
-        """Delete the connections of endpoints that went, soon after."""
+        """Delete connections that ended, at once where an endpoint went."""
         while not self._stopped.is_set():
-            self._dirty.wait()
+            self._dirty.wait(_SWEEP)
             self._dirty.clear()
             if not self._stopped.is_set():
                 try:
