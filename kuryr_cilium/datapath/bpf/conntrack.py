@@ -92,10 +92,10 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
                 flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
                 if not alive(endpoint) or idle > lifetime(
                         protocol, flags, busy):
-                    expired.append(key)
+                    expired.append((key, value))
                 elif table == maps_.CONNECTIONS:
                     counts[endpoint] += 1
-            removed += _delete(fd, expired)
+            removed += sum(_delete_unchanged(fd, *row) for row in expired)
     removed += _sweep_fragments(maps, alive)
     _write_counts(maps, counts)
     return Swept(counts.total(), removed)
@@ -126,6 +126,13 @@ def _batches(fd):
         yield keys, values
         if cookie is None:
             return
+
+
+def _delete_unchanged(fd, key, value):
+    # NOTE: its ports may have been used again since it was read. What remains
+    # is the moment between these two calls.
+    return libbpf.map_lookup(fd, key) == bytes(value) and libbpf.map_delete(
+        fd, key)
 
 
 def _delete(fd, keys):
