@@ -25,6 +25,8 @@ import dataclasses
 import enum
 from typing import Mapping, Optional
 
+from kuryr_cilium.policy import entities
+
 #: Ruleset ids with a fixed meaning. They are never sent: every node knows
 #: them (numbers 2 and 1 in the datapath).
 ALLOW_ALL = 'allow-all'
@@ -32,6 +34,8 @@ DENY_ALL = 'deny-all'
 
 #: IANA protocol numbers by the names Kubernetes uses.
 PROTOCOLS = {'TCP': 6, 'UDP': 17, 'SCTP': 132}
+ICMP = 1
+ICMPV6 = 58
 
 
 class Direction(enum.Enum):
@@ -52,12 +56,15 @@ class Verdict(enum.Enum):
 class Tier(enum.IntEnum):
     """Tiers in the order in which they are asked.
 
-    Source: network-policy-api, ClusterNetworkPolicy, ``spec.tier``.
+    Source: network-policy-api, ClusterNetworkPolicy, ``spec.tier``. DEFAULT
+    is no policy's: there stands what happens to an endpoint that nothing
+    isolates.
     """
 
     ADMIN = 0
     NETWORK_POLICY = 1
     BASELINE = 2
+    DEFAULT = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -102,8 +109,9 @@ class RuleSet:
 
     :ivar id: hash of direction and groups (not of the names).
     :ivar groups: in order of precedence.
-    :ivar names: for each group the policies it came from, each as
-        ``kind/namespace/name``; for events and traces only.
+    :ivar names: for each group the rules it came from, each as
+        ``kind/namespace/name rule`` (``kind/name rule`` where the kind has
+        no namespace); for events and traces only.
     """
 
     id: str
@@ -119,10 +127,25 @@ class Member:
     :ivar uid: UID of the pod (or node) that has the addresses: an address
         may have a new owner before the old one's deletion is seen.
     :ivar addresses: canonical IPv4 and IPv6 addresses, sorted.
+    :ivar entity: what stands behind them. A node says REMOTE_NODE of every
+        node; to itself it is HOST.
     """
 
     uid: str
     addresses: tuple[str, ...]
+    entity: entities.Entity = entities.Entity.POD
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class Block:
+    """A block of addresses without some parts of it.
+
+    :ivar cidr: canonical network, without bits of a host.
+    :ivar excepts: canonical networks that are not meant, sorted.
+    """
+
+    cidr: str
+    excepts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,11 +155,14 @@ class Selector:
     :ivar id: hash of the definition.
     :ivar definition: canonical JSON of what selects; for people and tests.
     :ivar members: sorted.
+    :ivar block: the addresses that it matches beside its members, whoever
+        has them.
     """
 
     id: str
     definition: str
     members: tuple[Member, ...] = ()
+    block: Optional[Block] = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

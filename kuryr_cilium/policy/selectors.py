@@ -21,13 +21,30 @@ import dataclasses
 import functools
 import hashlib
 import json
-from typing import Mapping, Optional
+from typing import Mapping, Optional, Union
 
 from kuryr_cilium.policy import labels
+from kuryr_cilium.policy import model
+
+
+class _Selector:
+    """What all kinds of selector have."""
+
+    __slots__ = ()
+
+    @property
+    def definition(self) -> str:
+        """Canonical JSON."""
+        return _definition(self)
+
+    @property
+    def id(self) -> str:
+        """Hash of the definition."""
+        return _id(self)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Pods:
+class Pods(_Selector):
     """Pods by their labels and their namespace.
 
     Source: Kubernetes API reference, ``NetworkPolicyPeer``.
@@ -42,15 +59,12 @@ class Pods:
     namespace: Optional[str] = None
     namespaces: labels.LabelSelector = labels.EVERYTHING
 
-    @property
-    def definition(self) -> str:
-        """Canonical JSON."""
-        return _definition(self)
-
-    @property
-    def id(self) -> str:
-        """Hash of the definition."""
-        return _id(self)
+    def plain(self):
+        """What the definition says, as JSON types."""
+        where = ({'namespace': self.namespace}
+                 if self.namespace is not None
+                 else {'namespaces': _plain(self.namespaces)})
+        return {'pods': _plain(self.pods), **where}
 
     def matches(self, namespace: str, namespace_labels: Mapping[str, str],
                 pod_labels: Mapping[str, str]) -> bool:
@@ -63,13 +77,100 @@ class Pods:
         return labels.matches(self.pods, pod_labels)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Named(_Selector):
+    """Those of some pods whose named port has one number.
+
+    Source: Kubernetes API reference, ``NetworkPolicyPort``: a port's name is
+    that of a container's port, of each pod for itself.
+
+    :ivar name: name of the container's port.
+    :ivar protocol: IANA number.
+    :ivar port: what the name stands for.
+    """
+
+    pods: Pods
+    name: str
+    protocol: int
+    port: int
+
+    def plain(self):
+        """What the definition says, as JSON types."""
+        return {**self.pods.plain(), 'name': self.name,
+                'protocol': self.protocol, 'port': self.port}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block(_Selector):
+    """Addresses, whoever has them."""
+
+    block: model.Block
+
+    def plain(self):
+        """What the definition says, as JSON types."""
+        return {'cidr': self.block.cidr, 'except': list(self.block.excepts)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entity(_Selector):
+    """What stands behind an address.
+
+    :ivar entity: one of the ids of :mod:`entities`; also this one's.
+    """
+
+    entity: str
+
+    @property
+    def id(self) -> str:
+        """The fixed id."""
+        return self.entity
+
+    def plain(self):
+        """What the definition says, as JSON types."""
+        return {'entity': self.entity}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Nodes(_Selector):
+    """Nodes by their labels.
+
+    Source: network-policy-api, ``ClusterNetworkPolicyEgressPeer.nodes``.
+    """
+
+    nodes: labels.LabelSelector = labels.EVERYTHING
+
+    def plain(self):
+        """What the definition says, as JSON types."""
+        return {'nodes': _plain(self.nodes)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Services(_Selector):
+    """The backends of services, by the services' namespace, name, labels.
+
+    Source: Cilium documentation, "Services based" policies.
+
+    :ivar namespace: None for services of every namespace.
+    :ivar name: None for services of every name.
+    """
+
+    namespace: Optional[str] = None
+    name: Optional[str] = None
+    services: labels.LabelSelector = labels.EVERYTHING
+
+    def plain(self):
+        """What the definition says, as JSON types."""
+        return {'service': self.name, 'namespace': self.namespace,
+                'services': _plain(self.services)}
+
+
+#: Whatever a rule can name as a peer.
+Peer = Union[Pods, Named, Block, Entity, Nodes, Services]
+
+
 @functools.lru_cache(maxsize=65536)
 def _definition(selector):
-    where = ({'namespace': selector.namespace}
-             if selector.namespace is not None
-             else {'namespaces': _plain(selector.namespaces)})
-    return json.dumps({'pods': _plain(selector.pods), **where},
-                      sort_keys=True, separators=(',', ':'))
+    return json.dumps(selector.plain(), sort_keys=True, separators=(',', ':'))
 
 
 @functools.lru_cache(maxsize=65536)
