@@ -138,26 +138,16 @@ class TestCase(base.TestCase):
             self.assertLessEqual(len(messages), few, '%s: %s' % (
                 stream, messages))
 
-    def empty_nodes(self):
-        """Wait until the pods of earlier tests are gone.
-
-        :returns: what is on each node then, for assertNothingLeft().
-        """
-        wait_until(lambda: not any(map(self.lab.records, self.lab.nodes)) and
-                   not self.lab.ports(), 60, 'the nodes have no pods')
-        return {node: self.lab.leftovers(node) for node in self.lab.nodes}
-
-    def assertNothingLeft(self, before, *nodes):
-        """Nodes are as they were before the test, and so is Neutron.
-
-        :param before: what empty_nodes() has returned.
-        """
+    def assertNothingLeft(self, *nodes):
+        """Soon nodes have nothing of any pod, nor has Neutron."""
         def left(node):
-            return self.lab.leftovers(node), set(self.lab.ports(node))
+            found = {**self.lab.leftovers(node),
+                     'ports': sorted(self.lab.ports(node))}
+            return {what: items for what, items in found.items() if items}
         for node in nodes or self.lab.nodes:
-            wait_until(lambda: left(node) == (before[node], set()), 90,
-                       lambda: 'left: %s; before: %s' % (
-                           left(node), before[node]), interval=0.5)
+            wait_until(lambda: not left(node), 90,
+                       lambda: '%s has nothing left, but: %s' % (
+                           node, left(node)), interval=0.5)
 
     def events(self, name, kind='Pod'):
         """Texts of the Kubernetes events of an object."""

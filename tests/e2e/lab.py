@@ -194,7 +194,8 @@ class Lab:
             'ovs': sorted(name for name in self.on_node(
                 node, 'ovs-vsctl', 'list-ports', 'br-int').split()
                 if name.startswith(LINKS)),
-            'maps': {name: self._entries(node, name) for name in MAPS},
+            'maps': {name: count for name in MAPS
+                     if (count := self._entries(node, name))},
         }
 
     def _links(self, node):

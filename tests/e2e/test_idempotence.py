@@ -31,7 +31,7 @@ class TestIdempotence(base.TestCase):
 
     def setUp(self):
         super().setUp()
-        self.before = self.empty_nodes()
+        self.assertNothingLeft()
 
     def cni(self, command, pod, container_id=None):
         """Call the plugin as the container runtime does.
@@ -74,7 +74,7 @@ class TestIdempotence(base.TestCase):
             self.assertEqual((True, ''), self.cni('DEL', server))
         self.assertFalse(self.cni('CHECK', server)[0])
         self.delete('pod', 'server', 'client')
-        self.assertNothingLeft(self.before)
+        self.assertNothingLeft()
 
     def test_killed_at_each_step_of_the_plug(self):
         self.create(pods.policy('deny', {'app': 'closed'},
@@ -116,13 +116,13 @@ class TestIdempotence(base.TestCase):
         for echo in echoes:
             echo.stop()
         self.delete('pod', *names)
-        self.assertNothingLeft(self.before, node)
+        self.assertNothingLeft(node)
 
     def _die_unplugging(self, node, step):
         name = 'server-' + node
         self.pods(pods.manifest(name, {}, node))
         self._die_at(node, step, lambda: self.delete('pod', name))
-        self.assertNothingLeft(self.before, node)
+        self.assertNothingLeft(node)
 
     def _reached_from_outside(self, pod):
         with netns.run(self.lab.netns(), socket.socket) as attempt:

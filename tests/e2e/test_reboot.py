@@ -20,12 +20,12 @@ from tests.e2e import test_first_packet
 class TestReboot(base.TestCase):
 
     def test_forced_delete_while_the_agent_is_away(self):
-        before = self.empty_nodes()
+        self.assertNothingLeft()
         self.pods(pods.manifest('gone', {}, self.node))
         self.stop(self.node + '/agent', '--kill')
         self.delete('pod', 'gone', force=True)
         self.start(self.node + '/agent')
-        self.assertNothingLeft(before)
+        self.assertNothingLeft()
 
     def test_power_cycle(self):
         # The victim is on a node that goes on, and sees every packet.
