@@ -43,9 +43,9 @@ LOG = logging.getLogger(__name__)
 
 #: Share of kc_ct that one endpoint may have.
 _QUOTA = 0.25
-#: Seconds between two sweeps of connections: what a pod may open in that time
-#: and has closed must fit beside what it holds open.
-_SWEEP = 5
+#: Seconds between two sweeps of connections: so long may what has expired
+#: count against a pod's quota. What was closed does not.
+_SWEEP = 30
 
 
 class BPFDriver(driver.Driver):

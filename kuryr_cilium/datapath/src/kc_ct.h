@@ -2,8 +2,10 @@
 /*
  * Connections: one entry for both directions, as the endpoint sees it.
  *
- * kc_ct_new (LRU) holds what was not answered yet, kc_ct the rest: a flood of
- * requests can't push an open connection out. An entry that was judged under
+ * kc_ct_new (LRU) holds what was not answered yet and what was closed, kc_ct
+ * the rest: a flood of requests can't push an open connection out, and a pod
+ * that opens many short ones has no more of its quota taken than are open. An
+ * entry that was judged under
  * an older policy epoch is judged again in its opening direction; if that is
  * denied it stays as a tombstone and drops both ways, else the peer's next
  * datagram would open the flow the other way.
@@ -226,12 +228,11 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 			return reason;
 		if (p->tcp_flags & (KC_TCP_FIN | KC_TCP_RST))
 			kc_ct_close(ct, p, e->direction);
-		if (ct->direction != e->direction && kc_answers(p)) {
-			if (half)
-				e->action = KC_DO_PROMOTE;
-			else if (!(ct->flags & KC_CT_REPLIED))
-				ct->flags |= KC_CT_REPLIED;
-		}
+		if (ct->flags & KC_CT_CLOSING)
+			e->action = half ? KC_DO_NOTHING : KC_DO_DEMOTE;
+		else if (half && ct->direction != e->direction &&
+			 kc_answers(p))
+			e->action = KC_DO_PROMOTE;
 		return KC_ALLOWED;
 	}
 	e->flags = e->ct_flags;
@@ -250,8 +251,9 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 static __always_inline int kc_ct_promote(const struct kc_ct_key *k)
 {
 	__u32 endpoint = k->endpoint;
-	__u64 *count, quota = kc_meta(KC_META_CT_QUOTA), one = 1;
+	__u64 quota = kc_meta(KC_META_CT_QUOTA);
 	struct kc_ct *ct, entry;
+	__s64 *count, one = 1;
 	long error;
 
 	ct = bpf_map_lookup_elem(&kc_ct_new_v1, k);
@@ -261,7 +263,8 @@ static __always_inline int kc_ct_promote(const struct kc_ct_key *k)
 	entry.flags |= KC_CT_REPLIED;
 	count = bpf_map_lookup_elem(&kc_ct_count_v1, &endpoint);
 	/* Its own flood does not make a pod fail the kubelet's probes. */
-	if (count && quota && *count >= quota && !(entry.flags & KC_CT_OWN))
+	if (count && quota && *count >= (__s64)quota &&
+	    !(entry.flags & KC_CT_OWN))
 		return KC_DROP_CT_QUOTA;
 	error = bpf_map_update_elem(&kc_ct_v1, k, &entry, BPF_NOEXIST);
 	if (error && error != -KC_EEXIST)
@@ -272,6 +275,33 @@ static __always_inline int kc_ct_promote(const struct kc_ct_key *k)
 		bpf_map_update_elem(&kc_ct_count_v1, &endpoint, &one, BPF_ANY);
 	bpf_map_delete_elem(&kc_ct_new_v1, k);
 	return KC_ALLOWED;
+}
+
+/* Delete from kc_ct; the agent's own count may be lower for a moment. */
+static __always_inline void kc_ct_forget(const struct kc_ct_key *k)
+{
+	__u32 endpoint = k->endpoint;
+	__s64 *count;
+
+	if (bpf_map_delete_elem(&kc_ct_v1, k))
+		return;		/* another CPU, or the sweep, was quicker */
+	count = bpf_map_lookup_elem(&kc_ct_count_v1, &endpoint);
+	if (count)
+		__sync_fetch_and_add(count, -1);
+}
+
+static __always_inline void kc_ct_demote(const struct kc_ct_key *k)
+{
+	struct kc_ct *ct = bpf_map_lookup_elem(&kc_ct_v1, k), entry;
+	long error;
+
+	if (!ct)
+		return;
+	entry = *ct;
+	/* What another CPU has opened anew meanwhile stays. */
+	error = bpf_map_update_elem(&kc_ct_new_v1, k, &entry, BPF_NOEXIST);
+	if (!error || error == -KC_EEXIST)
+		kc_ct_forget(k);
 }
 
 /* Write what kc_judge() has left; returns KC_ALLOWED or a reason to drop. */
@@ -293,16 +323,19 @@ __noinline int kc_commit(struct __sk_buff *skb, bool far)
 	kc_ct_key(&k, p, e->number, e->local, e->direction);
 	if (e->action == KC_DO_PROMOTE)
 		return kc_ct_promote(&k);
+	if (e->action == KC_DO_DEMOTE) {
+		kc_ct_demote(&k);
+		return KC_ALLOWED;
+	}
 	entry.last = bpf_ktime_get_coarse_ns();
 	kc_ct_touch(&entry, p, e->direction, 0);
 	entry.epoch = e->epoch;
 	entry.rule_id = e->bit;
 	entry.flags = e->flags;
 	entry.direction = e->direction;
-	if (e->action == KC_DO_REOPEN)
-		error = bpf_map_update_elem(&kc_ct_v1, &k, &entry, BPF_ANY);
-	else
-		error = bpf_map_update_elem(&kc_ct_new_v1, &k, &entry, BPF_ANY);
+	error = bpf_map_update_elem(&kc_ct_new_v1, &k, &entry, BPF_ANY);
+	if (!error && e->action == KC_DO_REOPEN)
+		kc_ct_forget(&k);
 	if (error && !(e->ct_flags & KC_CT_OWN))
 		return KC_DROP_CT_FULL;
 	if (!(e->ct_flags & KC_CT_OWN))

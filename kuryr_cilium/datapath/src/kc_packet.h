@@ -50,8 +50,9 @@ struct kc_packet {
 enum kc_action {
 	KC_DO_NOTHING = 0,
 	KC_DO_OPEN = 1,		/* a new entry in kc_ct_new */
-	KC_DO_REOPEN = 2,	/* in place of an old one in kc_ct */
+	KC_DO_REOPEN = 2,	/* the same, and an old one in kc_ct goes */
 	KC_DO_PROMOTE = 3,	/* it was answered: from kc_ct_new to kc_ct */
+	KC_DO_DEMOTE = 4,	/* it was closed: back to kc_ct_new */
 };
 
 /* One end of a packet: the endpoint that judges it, and what came of it. */

@@ -78,9 +78,9 @@ class TestTCP(flows.ConnectionCase):
     def test_reset(self):
         self.open_out()
         self.tcp_in(RST)
-        self.assertTrue(self.only().flags & Flag.CLOSING)
+        self.assertTrue(self.only(HALF).flags & Flag.CLOSING)
         self.tcp_out(ACK)
-        self.bench.age(11)
+        self.bench.age(11, HALF)
         self.tcp_out(ACK, Reason.NO_CONNECTION)
 
     def test_closed(self):
@@ -91,17 +91,19 @@ class TestTCP(flows.ConnectionCase):
         self.tcp_in(FIN)
         self.tcp_out(ACK)
         self.assertEqual(Flag.REPLIED | Flag.FIN_OUT | Flag.FIN_IN
-                         | Flag.CLOSING, self.only().flags)
-        self.bench.age(11)
+                         | Flag.CLOSING, self.only(HALF).flags)
+        self.tcp_in(SYN_ACK)
+        self.only(HALF)
+        self.bench.age(11, HALF)
         self.tcp_in(ACK, Reason.NO_CONNECTION)
 
     def test_opened_again_while_closing(self):
         self.open_out()
         self.tcp_in(RST)
         self.tcp_in(SYN)
-        entry = self.only()
+        entry = self.only(HALF)
         self.assertEqual((INGRESS, 0), (entry.direction, entry.flags))
-        self.assertEqual(1, self.count())
+        self.assertEqual(0, self.count())
         self.tcp_out(SYN_ACK)
         self.assertEqual(Flag.REPLIED, self.only().flags)
 
@@ -110,7 +112,8 @@ class TestTCP(flows.ConnectionCase):
             self.open_out()
             self.tcp_out(end)
             self.tcp_in(end)
-            self.assertTrue(self.only().flags & Flag.CLOSING)
+            self.assertTrue(self.only(HALF).flags & Flag.CLOSING)
+            self.assertEqual(0, self.count())
             self.open_out()
             self.assertEqual(Flag.REPLIED, self.only().flags)
         self.assertEqual(1, self.count())
@@ -125,8 +128,9 @@ class TestTCP(flows.ConnectionCase):
         self.tcp_in(ACK, Reason.NO_CONNECTION)
         # What has expired is replaced.
         self.tcp_in(SYN)
-        self.assertEqual(INGRESS, self.only().direction)
-        self.bench.age(61)
+        self.assertEqual(INGRESS, self.only(HALF).direction)
+        self.assertEqual(0, self.count())
+        self.bench.age(61, HALF)
         self.tcp_out(SYN_ACK, Reason.NO_CONNECTION)
 
     def test_half_open_expires(self):
@@ -227,7 +231,7 @@ class TestOthers(flows.ConnectionCase):
         out(0)
         into(1, Reason.POLICY_DENY)
         into(6)
-        self.assertTrue(self.only().flags & Flag.CLOSING)
+        self.assertTrue(self.only(HALF).flags & Flag.CLOSING)
 
     def test_other_protocols_answer_too(self):
         self.rules(DENY, ALLOW)
@@ -270,6 +274,20 @@ class TestRoom(flows.ConnectionCase):
         self.assertEqual(PASS, self.bench.from_host(packet))
         self.assertOut(PASS, p.ip(A.v4, NODE[4], p.UDP, p.udp(2, 1)))
         self.assertEqual(4, self.count())
+
+    def test_what_is_closed_is_not_of_the_quota(self):
+        self.bench.set_meta(layout.Meta.CT_QUOTA, 1)
+        for port in range(1, 100):
+            for flags, into in ((SYN, False), (SYN_ACK, True),
+                                (FIN, False), (FIN, True), (ACK, False)):
+                if into:
+                    self.assertInto(REDIRECT, p.ip(
+                        PEER[4], A.v4, p.TCP, p.tcp(80, port, flags)))
+                else:
+                    self.assertOut(REDIRECT, p.ip(
+                        A.v4, PEER[4], p.TCP, p.tcp(port, 80, flags)))
+        self.assertEqual({}, self.bench.connections())
+        self.assertEqual(0, self.count())
 
     def test_full(self):
         self.bench = self.useFixture(bench.Bench({'kc_ct': 2}))
