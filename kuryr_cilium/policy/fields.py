@@ -16,7 +16,8 @@ The API server checks most of this; an object that comes past an older or a
 newer schema must still never open a hole.
 """
 
-from typing import Any, Iterable, Iterator, Mapping
+import contextlib
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 
 class Problem(Exception):
@@ -80,3 +81,27 @@ def only(obj: Mapping[str, Any], path: str, known: Iterable[str]) -> None:
         raise Problem('%s.%s' % (path, unknown[0]),
                       'is not known to kuryr-cilium: remove it, or write the '
                       'policy without it')
+
+
+@contextlib.contextmanager
+def noted(problems: list[Problem]) -> Iterator[None]:
+    """Go on after a problem, with the problem on a list."""
+    try:
+        yield
+    except Problem as problem:
+        problems.append(problem)
+
+
+def each(value: Any, path: str, problems: list[Problem],
+         parse: Callable[[Any, str], Any]) -> list[Any]:
+    """Parse the items of a list, each with its path.
+
+    :param problems: takes what is wrong with some of them.
+    :returns: the others.
+    """
+    found = []
+    with noted(problems):
+        for item, item_path in items(value, path):
+            with noted(problems):
+                found.append(parse(item, item_path))
+    return found

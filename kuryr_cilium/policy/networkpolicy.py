@@ -20,10 +20,12 @@ selects, allows nothing of it, and says why.
 
 from typing import Any, Mapping
 
+from kuryr_cilium.policy import blocks
 from kuryr_cilium.policy import fields
 from kuryr_cilium.policy import labels
 from kuryr_cilium.policy import model
 from kuryr_cilium.policy import normal
+from kuryr_cilium.policy import ports
 from kuryr_cilium.policy import selectors
 
 KIND = 'NetworkPolicy'
@@ -42,36 +44,26 @@ def parse(obj: Mapping[str, Any]) -> normal.Policy:
     """
     metadata = obj['metadata']
     namespace = metadata['namespace']
-    problems = []
+    problems: list[fields.Problem] = []
     subject = selectors.Pods(namespace=namespace)
     isolates = _BOTH
     rules: list[normal.Rule] = []
-    try:
+    spec: Mapping[str, Any] = {}
+    with fields.noted(problems):
         spec = fields.mapping(obj.get('spec'), 'spec')
         isolates = _isolates(spec)
-    except fields.Problem as problem:
-        problems.append(problem)
-        spec = obj.get('spec')
-        spec = spec if isinstance(spec, Mapping) else {}
-    try:
+    with fields.noted(problems):
         subject = selectors.Pods(
             labels.parse(spec.get('podSelector'), 'spec.podSelector'),
             namespace)
-    except fields.Problem as problem:
-        problems.append(problem)
-    try:
+    with fields.noted(problems):
         fields.only(spec, 'spec',
                     ('podSelector', 'policyTypes', 'ingress', 'egress'))
-    except fields.Problem as problem:
-        problems.append(problem)
     for direction in model.Direction:
-        try:
-            path = 'spec.' + direction.value
-            for item, item_path in fields.items(spec.get(direction.value),
-                                                path):
-                _rule(item, item_path, direction, namespace, rules, problems)
-        except fields.Problem as problem:
-            problems.append(problem)
+        rules += fields.each(
+            spec.get(direction.value), 'spec.' + direction.value, problems,
+            lambda item, path: _rule(item, path, direction, namespace,
+                                     problems))
     return normal.Policy(
         uid=metadata['uid'],
         name='/'.join((KIND, namespace, metadata['name'])),
@@ -97,49 +89,34 @@ def _isolates(spec):
     return frozenset(found)
 
 
-def _rule(value, path, direction, namespace, rules, problems):
-    """Append a rule, or what is wrong with it."""
+def _rule(value, path, direction, namespace, problems):
+    """A rule; nil and empty lists mean no condition."""
     peers_field = _PEERS[direction]
-    try:
-        obj = fields.mapping(value, path)
-        fields.only(obj, path, (peers_field, 'ports'))
-    except fields.Problem as problem:
-        problems.append(problem)
-        return
-    peers = _each(obj, path, peers_field, problems,
-                  lambda item, item_path: _peer(item, item_path, namespace))
-    ports = _each(obj, path, 'ports', problems, _port)
-    rules.append(normal.Rule(direction, peers, ports))
+    obj = fields.mapping(value, path)
+    fields.only(obj, path, (peers_field, 'ports'))
+    peers = fields.each(obj.get(peers_field), '%s.%s' % (path, peers_field),
+                        problems, lambda item, item_path: _peer(
+                            item, item_path, namespace, problems))
+    which = fields.each(obj.get('ports'), path + '.ports', problems, _port)
+    return normal.Rule(direction, frozenset(peers) or None,
+                       frozenset(which) or None,
+                       name=path.removeprefix('spec.'))
 
 
-def _each(obj, path, field, problems, parse_item):
-    """Parse a list of alternatives; nil and empty mean no condition."""
-    found = set()
-    try:
-        for item, item_path in fields.items(obj.get(field),
-                                            '%s.%s' % (path, field)):
-            try:
-                found.add(parse_item(item, item_path))
-            except fields.Problem as problem:
-                problems.append(problem)
-    except fields.Problem as problem:
-        problems.append(problem)
-    return frozenset(found) or None
-
-
-def _peer(value, path, namespace):
+def _peer(value, path, namespace, problems):
     obj = fields.mapping(value, path)
     fields.only(obj, path, ('podSelector', 'namespaceSelector', 'ipBlock'))
-    if obj.get('ipBlock') is not None:
-        raise fields.Problem(
-            path + '.ipBlock', 'blocks of addresses are not supported yet: '
-            'name the peers by podSelector and namespaceSelector, or leave '
-            'the peers out to allow every address')
     pods = obj.get('podSelector')
     namespaces = obj.get('namespaceSelector')
+    if obj.get('ipBlock') is not None:
+        if pods is not None or namespaces is not None:
+            raise fields.Problem(path + '.ipBlock', 'stands alone: give it a '
+                                 'peer of its own, without podSelector and '
+                                 'namespaceSelector')
+        return _block(obj['ipBlock'], path + '.ipBlock', problems)
     if pods is None and namespaces is None:
-        raise fields.Problem(path, 'names no peer: give a podSelector or a '
-                             'namespaceSelector')
+        raise fields.Problem(path, 'names no peer: give a podSelector, a '
+                             'namespaceSelector or an ipBlock')
     pods = labels.parse(pods, path + '.podSelector')
     if namespaces is None:
         return selectors.Pods(pods, namespace)
@@ -147,26 +124,26 @@ def _peer(value, path, namespace):
         namespaces, path + '.namespaceSelector'))
 
 
+def _block(value, path, problems):
+    obj = fields.mapping(value, path)
+    fields.only(obj, path, ('cidr', 'except'))
+    cidr = blocks.network(obj.get('cidr'), path + '.cidr')
+    return selectors.Block(blocks.block(cidr, fields.each(
+        obj.get('except'), path + '.except', problems, blocks.network)))
+
+
 def _port(value, path):
     obj = fields.mapping(value, path)
     fields.only(obj, path, ('protocol', 'port', 'endPort'))
-    name = obj.get('protocol')
-    name = 'TCP' if name is None else name
-    if not isinstance(name, str) or name not in model.PROTOCOLS:
-        raise fields.Problem(path + '.protocol', 'use one of %s' %
-                             ', '.join(model.PROTOCOLS))
-    protocol = model.PROTOCOLS[name]
+    protocol = model.PROTOCOLS['TCP']
+    if obj.get('protocol') is not None:
+        protocol = ports.protocol(obj['protocol'], path + '.protocol')
     port, end = obj.get('port'), obj.get('endPort')
+    if end is not None and not isinstance(port, int):
+        raise fields.Problem(path + '.endPort', 'needs a port, the number of '
+                             'the first of the range')
     if port is None:
-        if end is not None:
-            raise fields.Problem(path + '.endPort', 'needs port, the first '
-                                 'of the range')
         return model.PortRange(protocol)
     if isinstance(port, str):
-        raise fields.Problem(path + '.port', 'named ports are not supported '
-                             'yet: give the number of the port')
-    first = fields.number(port, path + '.port', 1, 65535)
-    if end is None:
-        return model.PortRange(protocol, first, first)
-    return model.PortRange(protocol, first, fields.number(
-        end, path + '.endPort', first, 65535))
+        return normal.NamedPort(protocol, ports.name(port, path + '.port'))
+    return ports.span(protocol, port, end, path + '.port', path + '.endPort')

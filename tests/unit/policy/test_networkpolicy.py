@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from kuryr_cilium.policy import model
 from kuryr_cilium.policy import networkpolicy
+from kuryr_cilium.policy import normal
 from kuryr_cilium.policy import selectors
 from tests import base
 from tests.unit.policy import builders
@@ -59,12 +60,10 @@ class TestParse(base.TestCase):
         self.assertEqual({selectors.Pods()}, rule.peers)
         self.assertEqual({model.PortRange(6, 80, 80)}, rule.ports)
 
-    def test_what_is_not_supported_yet(self):
-        self.assertEqual(
-            ['spec.ingress[0].from[0].ipBlock'],
-            self.rule_problems(**{'from': [{'ipBlock': {'cidr': '::/0'}}]}))
-        self.assertEqual(['spec.ingress[0].ports[0].port'],
-                         self.rule_problems(ports=[{'port': 'http'}]))
+    def test_rules_have_names(self):
+        policy = self.parse({'ingress': [{}, {}], 'egress': [{}]})
+        self.assertEqual({'ingress[0]', 'ingress[1]', 'egress[0]'},
+                         {rule.name for rule in policy.rules})
 
     def test_every_problem_is_reported(self):
         self.assertEqual(
@@ -89,6 +88,16 @@ class TestParse(base.TestCase):
                 ({'from': [{}]}, 'from[0]'),
                 ({'from': [None]}, 'from[0]'),
                 ({'to': []}, 'to'),
+                ({'ports': [{'port': 'HTTP'}]}, 'ports[0].port'),
+                ({'ports': [{'port': '80'}]}, 'ports[0].port'),
+                ({'ports': [{'port': ''}]}, 'ports[0].port'),
+                ({'ports': [{'port': 'a--b'}]}, 'ports[0].port'),
+                ({'ports': [{'port': 'http\n'}]}, 'ports[0].port'),
+                ({'ports': [{'port': 'sixteen-letters-'}]}, 'ports[0].port'),
+                ({'ports': [{'port': 'http', 'endPort': 80}]},
+                 'ports[0].endPort'),
+                ({'from': [{'ipBlock': {'cidr': '10.0.0.0/8'},
+                            'podSelector': {}}]}, 'from[0].ipBlock'),
                 ({'from': [{'podSelector': []}]}, 'from[0].podSelector'),
                 ({'from': [{'podSelector': {'matchLabels': {'a': 1}}}]},
                  'from[0].podSelector.matchLabels'),
@@ -133,6 +142,63 @@ class TestParse(base.TestCase):
         self.assertTrue(not policy.problems or not policy.rules)
         self.assertEqual('default', policy.subject.namespace)
         hash(policy)
+
+
+class TestBlocks(base.TestCase):
+
+    def policy(self, cidr, *excepts):
+        return networkpolicy.parse(builders.policy('p', {'egress': [{'to': [
+            {'ipBlock': {'cidr': cidr, 'except': list(excepts)}}]}]}))
+
+    def block(self, cidr, *excepts):
+        policy = self.policy(cidr, *excepts)
+        self.assertEqual((), policy.problems)
+        peer, = policy.rules[0].peers
+        return peer.block
+
+    def test_canonical(self):
+        for cidr, excepts, want in (
+                ('10.0.0.0/8', (), model.Block('10.0.0.0/8')),
+                ('0.0.0.0/0', (), model.Block('0.0.0.0/0')),
+                ('::/0', (), model.Block('::/0')),
+                ('FD00:0::/8', (), model.Block('fd00::/8')),
+                # Bits of the host are masked off.
+                ('10.1.2.3/8', ('10.1.2.3/16',),
+                 model.Block('10.0.0.0/8', ('10.1.0.0/16',))),
+                # The union of the excepts, in one form.
+                ('10.0.0.0/8', ('10.2.0.0/16', '10.1.0.0/16', '10.1.5.0/24'),
+                 model.Block('10.0.0.0/8', ('10.1.0.0/16', '10.2.0.0/16'))),
+                ('10.0.0.0/8', ('10.0.0.0/9', '10.128.0.0/9'),
+                 model.Block('10.0.0.0/8', ('10.0.0.0/8',))),
+                # What lies outside takes nothing away; what covers, all.
+                ('10.0.0.0/8', ('11.0.0.0/8', 'fd00::/8'),
+                 model.Block('10.0.0.0/8')),
+                ('10.0.0.0/8', ('0.0.0.0/0',),
+                 model.Block('10.0.0.0/8', ('10.0.0.0/8',)))):
+            self.assertEqual(want, self.block(cidr, *excepts))
+
+    def test_malformed(self):
+        for text in ('10.0.0.0', '10.0.0.0/33', '10.0.0.0/255.0.0.0', 'all',
+                     '', '/8', '10.0.0.0/', '10.0.0.0/-1', '010.0.0.0/8',
+                     '10.0.0/8', 'fe80::1%eth0/64', 'fd00::/129', None, 10,
+                     ' 10.0.0.0/8', '10.0.0.0/8/8', '::ffff:10.0.0.0/104',
+                     '10.0.0.0/\u0668'):
+            policy = self.policy(text)
+            self.assertEqual(['spec.egress[0].to[0].ipBlock.cidr'],
+                             [found.field for found in policy.problems], text)
+            self.assertEqual((), policy.rules)
+            policy = self.policy('0.0.0.0/0', '10.0.0.0/8', text)
+            self.assertEqual(['spec.egress[0].to[0].ipBlock.except[1]'],
+                             [found.field for found in policy.problems], text)
+            self.assertEqual((), policy.rules)
+
+    def test_named_ports_keep_their_protocol(self):
+        policy = networkpolicy.parse(builders.policy('p', {'ingress': [
+            {'ports': [{'port': 'dns'}, {'port': 'dns', 'protocol': 'UDP'},
+                       {'port': 53}]}]}))
+        self.assertEqual({normal.NamedPort(6, 'dns'),
+                          normal.NamedPort(17, 'dns'),
+                          model.PortRange(6, 53, 53)}, policy.rules[0].ports)
 
 
 class TestSelectors(base.TestCase):

@@ -285,14 +285,14 @@ class TestSemantics(base.TestCase):
         self.assertBlocked(again, self.web)
         self.assertBlocked(self.db, self.web)
 
-    def test_an_unsupported_policy_isolates_and_says_so(self):
+    def test_a_malformed_policy_isolates_and_says_so(self):
         self.apply('open', ingress=[{'ports': [{'port': 443}]}])
         self.apply('odd', ingress=[
             {'ports': [{'port': 80}]},
-            {'from': [{'ipBlock': {'cidr': '10.0.0.0/8'}}]}])
+            {'from': [{'ipBlock': {'cidr': '10.0.0.0'}}]}])
         self.assertBlocked(self.db, self.web, TCP, 80)
         self.assertReaches(self.db, self.web, TCP, 443)
         problem, = self.world.problems()['policy/default/odd']
-        self.assertEqual('spec.ingress[1].from[0].ipBlock', problem.field)
+        self.assertEqual('spec.ingress[1].from[0].ipBlock.cidr', problem.field)
         self.world.delete_policy('policy/default/odd')
         self.assertEqual({}, self.world.problems())
