@@ -17,7 +17,7 @@ based" policies.
 """
 
 import ipaddress
-from typing import Any, Union
+from typing import Any, Sequence, Union
 
 from kuryr_cilium.policy import fields
 from kuryr_cilium.policy import model
@@ -26,6 +26,9 @@ _Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 #: IPv4 addresses written as IPv6: packets have them as IPv4 only.
 _MAPPED = ipaddress.IPv6Network('::ffff:0:0/96')
+
+#: No network takes more characters.
+_LONGEST = 64
 
 
 def network(value: Any, path: str, alone: bool = False) -> _Network:
@@ -36,8 +39,8 @@ def network(value: Any, path: str, alone: bool = False) -> _Network:
     """
     text = fields.text(value, path)
     address, slash, length = text.partition('/')
-    if slash and not (length.isascii() and length.isdigit()) or not (
-            slash or alone) or '%' in address:
+    whole = (length.isascii() and length.isdigit()) if slash else alone
+    if len(text) > _LONGEST or not whole or '%' in address:
         raise _problem(path)
     try:
         found = ipaddress.ip_network(text, strict=False)
@@ -49,17 +52,18 @@ def network(value: Any, path: str, alone: bool = False) -> _Network:
     return found
 
 
-def block(cidr: _Network, excepts: list[_Network]) -> model.Block:
+def block(cidr: _Network, excepts: Sequence[_Network] = (),
+          outside: bool = False) -> model.Block:
     """A block without the union of its excepts.
 
-    Parts that are outside of it take nothing away.
+    Parts that do not lie in it take nothing away.
     """
     inside = [part for part in excepts
               if part.version == cidr.version and part.overlaps(cidr)]
     if any(cidr.subnet_of(part) for part in inside):
         inside = [cidr]
     return model.Block(str(cidr), tuple(
-        sorted(map(str, ipaddress.collapse_addresses(inside)))))
+        sorted(map(str, ipaddress.collapse_addresses(inside)))), outside)
 
 
 def _problem(path):

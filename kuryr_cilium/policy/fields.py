@@ -19,6 +19,9 @@ newer schema must still never open a hole.
 import contextlib
 from typing import Any, Callable, Iterable, Iterator, Mapping
 
+#: Of an unknown field's name so many characters are repeated.
+_LONGEST = 64
+
 
 class Problem(Exception):
     """Why a policy can't be expressed.
@@ -78,7 +81,7 @@ def only(obj: Mapping[str, Any], path: str, known: Iterable[str]) -> None:
     """Refuse what isn't known: it might narrow what is allowed."""
     unknown = sorted(str(key) for key in obj if key not in known)
     if unknown:
-        raise Problem('%s.%s' % (path, unknown[0]),
+        raise Problem('%s.%s' % (path, unknown[0][:_LONGEST]),
                       'is not known to kuryr-cilium: remove it, or write the '
                       'policy without it')
 

@@ -15,6 +15,8 @@
 import dataclasses
 from typing import Any, Callable, Mapping
 
+from kuryr_cilium.policy import ciliumnetworkpolicy
+from kuryr_cilium.policy import clusternetworkpolicy
 from kuryr_cilium.policy import networkpolicy
 from kuryr_cilium.policy import normal
 
@@ -35,6 +37,12 @@ class Options:
 PARSERS: Mapping[str, Callable[[Mapping[str, Any], Options],
                                tuple[normal.Policy, ...]]] = {
     networkpolicy.KIND: lambda obj, options: (networkpolicy.parse(obj),),
+    clusternetworkpolicy.KIND: lambda obj, options: (
+        clusternetworkpolicy.parse(obj, options.exempt_namespaces)),
+    **{kind: lambda obj, options, kind=kind: ciliumnetworkpolicy.parse(
+        kind, obj, options.exempt_namespaces)
+       for kind in (ciliumnetworkpolicy.KIND,
+                    ciliumnetworkpolicy.CLUSTERWIDE)},
 }
 
 

@@ -142,10 +142,12 @@ class Block:
 
     :ivar cidr: canonical network, without bits of a host.
     :ivar excepts: canonical networks that are not meant, sorted.
+    :ivar outside: addresses of the cluster's pods and nodes are not meant.
     """
 
     cidr: str
     excepts: tuple[str, ...] = ()
+    outside: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

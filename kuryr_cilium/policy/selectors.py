@@ -102,13 +102,16 @@ class Named(_Selector):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Block(_Selector):
-    """Addresses, whoever has them."""
+    """Addresses, whoever has them, or only those outside the cluster."""
 
     block: model.Block
 
     def plain(self):
         """What the definition says, as JSON types."""
-        return {'cidr': self.block.cidr, 'except': list(self.block.excepts)}
+        found = {'cidr': self.block.cidr, 'except': list(self.block.excepts)}
+        if self.block.outside:
+            found['outside'] = True
+        return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
