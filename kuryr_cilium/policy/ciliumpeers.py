@@ -17,11 +17,11 @@ Source: Cilium documentation, "Layer 3 Policies".
 
 from typing import Any, Mapping, NamedTuple, Optional
 
-from kuryr_cilium.policy import blocks
 from kuryr_cilium.policy import ciliumlabels
 from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import fields
 from kuryr_cilium.policy import model
+from kuryr_cilium.policy import networks
 from kuryr_cilium.policy import selectors
 
 _API_SERVER = selectors.Services('default', 'kubernetes')
@@ -135,8 +135,8 @@ def _entity(value, path, _namespace, _problems):
 
 
 def _cidr(value, path, _namespace, _problems):
-    network = blocks.network(value, path, alone=True)
-    return {selectors.Block(blocks.block(network, outside=True))}
+    network = networks.network(value, path, alone=True)
+    return {selectors.Block(networks.block(network, outside=True))}
 
 
 def _cidr_set(value, path, _namespace, problems):
@@ -147,10 +147,10 @@ def _cidr_set(value, path, _namespace, problems):
                                  'supported: write their networks as cidr')
     fields.only(obj, path, ('cidr', 'except', 'cidrGroupRef',
                             'cidrGroupSelector'))
-    network = blocks.network(obj.get('cidr'), path + '.cidr')
+    network = networks.network(obj.get('cidr'), path + '.cidr')
     excepts = fields.each(obj.get('except'), path + '.except', problems,
-                          blocks.network)
-    return {selectors.Block(blocks.block(network, excepts, outside=True))}
+                          networks.network)
+    return {selectors.Block(networks.block(network, excepts, outside=True))}
 
 
 def _nodes(value, path, _namespace, _problems):

@@ -21,11 +21,11 @@ everything at its place.
 
 from typing import Any, Iterable, Mapping
 
-from kuryr_cilium.policy import blocks
 from kuryr_cilium.policy import clusterwide
 from kuryr_cilium.policy import fields
 from kuryr_cilium.policy import labels
 from kuryr_cilium.policy import model
+from kuryr_cilium.policy import networks
 from kuryr_cilium.policy import normal
 from kuryr_cilium.policy import ports
 from kuryr_cilium.policy import selectors
@@ -152,8 +152,8 @@ def _peer(value, path, known, problems):
                              'networks')
     if not obj['networks']:
         raise fields.Problem(path, 'must have at least one item')
-    return {selectors.Block(blocks.block(network)) for network in fields.each(
-        obj['networks'], path, problems, blocks.network)}
+    return {selectors.Block(networks.block(found)) for found in fields.each(
+        obj['networks'], path, problems, networks.network)}
 
 
 def _pods(obj, path, known):

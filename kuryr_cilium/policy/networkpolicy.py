@@ -20,10 +20,10 @@ selects, allows nothing of it, and says why.
 
 from typing import Any, Mapping
 
-from kuryr_cilium.policy import blocks
 from kuryr_cilium.policy import fields
 from kuryr_cilium.policy import labels
 from kuryr_cilium.policy import model
+from kuryr_cilium.policy import networks
 from kuryr_cilium.policy import normal
 from kuryr_cilium.policy import ports
 from kuryr_cilium.policy import selectors
@@ -127,9 +127,9 @@ def _peer(value, path, namespace, problems):
 def _block(value, path, problems):
     obj = fields.mapping(value, path)
     fields.only(obj, path, ('cidr', 'except'))
-    cidr = blocks.network(obj.get('cidr'), path + '.cidr')
-    return selectors.Block(blocks.block(cidr, fields.each(
-        obj.get('except'), path + '.except', problems, blocks.network)))
+    cidr = networks.network(obj.get('cidr'), path + '.cidr')
+    return selectors.Block(networks.block(cidr, fields.each(
+        obj.get('except'), path + '.except', problems, networks.network)))
 
 
 def _port(value, path):
