@@ -106,5 +106,8 @@ def each(value: Any, path: str, problems: list[Problem],
     with noted(problems):
         for item, item_path in items(value, path):
             with noted(problems):
+                if item is None:
+                    # Not what is absent, which may mean everything.
+                    raise Problem(item_path, 'is null: remove it')
                 found.append(parse(item, item_path))
     return found

@@ -191,6 +191,7 @@ class TestSpec(Case):
                 ({'ingress': {}}, ['ingress']),
                 ({'ingress': 'x'}, ['ingress']),
                 ({'ingress': ['x']}, ['ingress[0]']),
+                ({'ingress': [None]}, ['ingress[0]']),
                 ({'ingres': [{}]}, ['ingres']),
                 ({'ingress': [{'toEntities': ['all']}]},
                  ['ingress[0].toEntities']),
@@ -476,6 +477,8 @@ class TestPorts(Case):
         for rule, field in (
                 ({'toPorts': {}}, 'toPorts'),
                 ({'toPorts': [[]]}, 'toPorts[0]'),
+                ({'toPorts': [None]}, 'toPorts[0]'),
+                ({'icmps': [None]}, 'icmps[0]'),
                 ({'toPorts': [{'ports': [{'port': 80}]}]}, port + '.port'),
                 ({'toPorts': [{'ports': [{}]}]}, port + '.port'),
                 ({'toPorts': [{'ports': [{'port': ''}]}]}, port + '.port'),

@@ -16,10 +16,6 @@ A policy is parsed, made a ruleset, compiled, and read as a node reads it.
 What the cluster's changes do to rulesets is test_semantics.py's.
 """
 
-import ipaddress
-
-from kuryr_cilium.policy import compile as compiler
-from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import index
 from kuryr_cilium.policy import model
 from kuryr_cilium.policy import networkpolicy
@@ -28,35 +24,11 @@ from kuryr_cilium.policy import rulesets
 from kuryr_cilium.policy import selectors
 from tests import base
 from tests.unit.policy import builders
+from tests.unit.policy import reading
+from tests.unit.policy.reading import Peer
 
-TCP, UDP = 6, 17
-POD, WORLD = entities.Entity.POD, entities.Entity.WORLD
-REMOTE_NODE = entities.Entity.REMOTE_NODE
-
-
-class Peer:
-    """Who sends or is sent to.
-
-    :param namespace: its labels, with its name; None if it is no pod.
-    """
-
-    def __init__(self, address, entity=WORLD, namespace=None, **labels):
-        self.address = ipaddress.ip_address(address)
-        self.entity = entity
-        self.namespace = namespace
-        self.labels = labels
-
-    def selected(self, selector):
-        if isinstance(selector, selectors.Block):
-            block = selector.block
-            within, *parts = map(ipaddress.ip_network,
-                                 (block.cidr, *block.excepts))
-            return self.address in within and not any(
-                self.address in part for part in parts)
-        if self.namespace is None:
-            return False
-        return selector.matches(self.namespace['name'], self.namespace,
-                                self.labels)
+TCP, UDP = reading.TCP, reading.UDP
+POD, REMOTE_NODE = reading.POD, reading.REMOTE_NODE
 
 
 class TestKuryrLessons(base.TestCase):
@@ -66,19 +38,8 @@ class TestKuryrLessons(base.TestCase):
         self.assertEqual((), policy.problems)
         return policy
 
-    def ruleset(self, policy, direction):
-        return rulesets.build(direction, [policy])
-
-    def allows(self, policy, peer, port=80, protocol=TCP,
-               direction=model.Direction.INGRESS):
-        ruleset = self.ruleset(policy, direction)
-        table = compiler.compile_ruleset(ruleset)
-        named = {selector for rule in policy.rules
-                 for selector in rule.peers or ()}
-        group = compiler.judge(
-            table, {selector.id for selector in named
-                    if peer.selected(selector)}, peer.entity, protocol, port)
-        return group is not None and group.verdict is model.Verdict.ALLOW
+    def allows(self, policy, *peer):
+        return reading.allows([policy], *peer)
 
     def test_1_two_excepts_do_not_cancel_each_other(self):
         policy = self.parse(ingress=[{'from': [{'ipBlock': {
@@ -92,7 +53,7 @@ class TestKuryrLessons(base.TestCase):
     def test_2_an_except_does_not_multiply_rules(self):
         policy = self.parse(egress=[{'to': [{'ipBlock': {
             'cidr': '0.0.0.0/0', 'except': ['10.1.2.0/24']}}]}])
-        ruleset = self.ruleset(policy, model.Direction.EGRESS)
+        ruleset = rulesets.build(reading.EGRESS, [policy])
         self.assertEqual(1, len(ruleset.groups))
         self.assertEqual(1, len(ruleset.groups[0].peers))
 
@@ -157,7 +118,7 @@ class TestKuryrLessons(base.TestCase):
         flip, = found.set_pod('uid', 'default', {'app': 'x'})
         self.assertEqual((policy.subject.id, True),
                          (flip.matcher.id, flip.matches))
-        ruleset = self.ruleset(policy, model.Direction.INGRESS)
+        ruleset = rulesets.build(reading.INGRESS, [policy])
         self.assertEqual((), ruleset.groups)
 
     def test_10_nodes_are_no_exception(self):

@@ -60,6 +60,10 @@ class TestParse(base.TestCase):
         self.assertEqual({selectors.Pods()}, rule.peers)
         self.assertEqual({model.PortRange(6, 80, 80)}, rule.ports)
 
+    def test_a_rule_that_is_null_is_no_empty_one(self):
+        self.assertEqual(['spec.ingress[1]'],
+                         self.problems(ingress=[{'ports': []}, None]))
+
     def test_rules_have_names(self):
         policy = self.parse({'ingress': [{}, {}], 'egress': [{}]})
         self.assertEqual({'ingress[0]', 'ingress[1]', 'egress[0]'},
@@ -86,6 +90,7 @@ class TestParse(base.TestCase):
                 ({'ports': ['80']}, 'ports[0]'),
                 ({'from': 'all'}, 'from'),
                 ({'from': [{}]}, 'from[0]'),
+                ({'ports': [None]}, 'ports[0]'),
                 ({'from': [None]}, 'from[0]'),
                 ({'to': []}, 'to'),
                 ({'ports': [{'port': 'HTTP'}]}, 'ports[0].port'),
