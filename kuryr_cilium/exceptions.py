@@ -134,6 +134,10 @@ class AgentRefused(KuryrCiliumException):
                'agent and CLI of the same release?')
 
 
+class QueryInvalid(KuryrCiliumException):
+    message = 'The query is not usable: %(reason)s'
+
+
 class NotFound(KuryrCiliumException):
     message = '%(what)s is not on this node; see "%(command)s".'
 

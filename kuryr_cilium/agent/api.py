@@ -29,6 +29,7 @@ from typing import Callable, Mapping, Optional
 from oslo_log import log as logging
 
 from kuryr_cilium.agent import sockets
+from kuryr_cilium import exceptions
 from kuryr_cilium.monitor import events
 
 LOG = logging.getLogger(__name__)
@@ -40,13 +41,19 @@ class APIServer:
     :param path: of the socket.
     :param answers: path of a URL -> callable without arguments that returns
         what is sent as JSON.
+    :param questions: likewise, of callables that are given the fields of the
+        query; they raise exceptions.QueryInvalid.
     """
 
     def __init__(self, path: str,
                  answers: Mapping[str, Callable[[], object]],
-                 ring: events.Ring):
+                 ring: events.Ring,
+                 questions: Mapping[str, Callable[[Mapping[str, str]],
+                                                  object]] = {}):
         self._path = pathlib.Path(path)
-        self.answers = dict(answers)
+        self.answers = {path: lambda query, answer=answer: answer()
+                        for path, answer in answers.items()}
+        self.answers.update(questions)
         self.ring = ring
         self._server: Optional[_Server] = None
         self._thread: Optional[threading.Thread] = None
@@ -105,7 +112,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 'paths': sorted([*self.server.api.answers, '/v1/events'])})
             return
         try:
-            body = answer()
+            body = answer(query)
+        except exceptions.QueryInvalid as error:
+            self._send(http.HTTPStatus.BAD_REQUEST, {'error': str(error)})
+            return
         except Exception as error:
             LOG.exception('%s could not be answered', url.path)
             self._send(http.HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -18,6 +18,7 @@ anybody; a stop only ends threads.
 """
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import os
 import pathlib
@@ -40,6 +41,7 @@ from kuryr_cilium.agent import sockets
 from kuryr_cilium.agent import store
 from kuryr_cilium.agent import sweep
 from kuryr_cilium.agent import sync
+from kuryr_cilium.agent import trace
 from kuryr_cilium.agent import viewfile
 from kuryr_cilium import exceptions
 from kuryr_cilium.k8s import client as k8s_client
@@ -174,7 +176,12 @@ class AgentService(service.Service):
                 self._views.denied),
             '/v1/policies': lambda: describe.policies(self._views.current),
             '/v1/drops': lambda: dict(self._datapath.drops()),
-        }, self._monitor.ring)
+            '/v1/rulesets': lambda: [
+                dataclasses.asdict(found)
+                for found in self._datapath.entries()],
+        }, self._monitor.ring, {
+            '/v1/trace': lambda query: trace.answer(self._datapath, query),
+        })
         self._health = health.HealthServer(
             conf.agent.health_address, self._checks(), self._live)
 

@@ -19,7 +19,7 @@ attached pod pass before :meth:`Driver.activate` has returned.
 
 import abc
 import dataclasses
-from typing import Iterable, Iterator, Mapping
+from typing import Iterable, Iterator, Mapping, Optional
 
 from kuryr_cilium.policy import model
 
@@ -85,6 +85,62 @@ class FlowEvent:
     source_port: int
     destination_port: int
     rule: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Explanation:
+    """How what is loaded judges a packet.
+
+    :ivar class_: number of the peer's class on this node.
+    :ivar entity: 'pod', 'host', 'remote-node' or 'world'.
+    :ivar prefix: the block by which the peer was found; '' if it was found
+        by its address, or by nothing.
+    :ivar ruleset: number on this node.
+    :ivar ruleset_id: '' if the last view does not tell.
+    :ivar bit: number of the deciding group, None if none decided.
+    :ivar verdict: 'allow'; 'deny' if something denies it; 'drop' if nothing
+        allows it.
+    :ivar reason: name of the drop reason; 'own-node' if it is allowed
+        because the node itself sends it; '' if a rule allows it.
+    :ivar rule: names of what the deciding group was made of.
+    :ivar tier: of the deciding group, '' if none decided.
+    """
+
+    uid: str
+    direction: str
+    peer: str
+    protocol: int
+    port: Optional[int]
+    class_: int
+    entity: str
+    prefix: str
+    ruleset: int
+    ruleset_id: str
+    bit: Optional[int]
+    verdict: str
+    reason: str
+    rule: tuple[str, ...] = ()
+    tier: str = ''
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entries:
+    """What a ruleset costs on this node.
+
+    :ivar ruleset: number on this node.
+    :ivar ruleset_id: '' if the last view does not tell.
+    :ivar direction: '' likewise.
+    :ivar endpoints: UIDs of the pods that it judges.
+    :ivar groups: rows of rule groups; ports, peers: likewise.
+    """
+
+    ruleset: int
+    ruleset_id: str
+    direction: str
+    endpoints: tuple[str, ...]
+    groups: int
+    ports: int
+    peers: int
 
 
 class Driver(abc.ABC):
@@ -154,6 +210,23 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def drops(self) -> Mapping[str, int]:
         """Packets dropped since start of the datapath, by reason name."""
+
+    @abc.abstractmethod
+    def explain(self, uid: str, direction: model.Direction, peer: str,
+                protocol: int, port: Optional[int] = None) -> Explanation:
+        """Judge a connection's first packet by what is really loaded.
+
+        :param peer: the other end's address, canonical.
+        :param protocol: IANA number.
+        :param port: destination port; of ICMP and ICMPv6
+            ``type << 8 | code``.
+        :raises: exceptions.NotFound if nothing is attached for the
+            pod; ValueError that names what is not a valid argument.
+        """
+
+    @abc.abstractmethod
+    def entries(self) -> list[Entries]:
+        """Count what is really loaded, by ruleset."""
 
     @abc.abstractmethod
     def sweep(self) -> None:

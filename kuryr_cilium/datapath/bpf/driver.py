@@ -12,6 +12,7 @@
 
 """The policy driver that judges by eBPF programs."""
 
+import collections
 import dataclasses
 import functools
 import ipaddress
@@ -25,6 +26,7 @@ from oslo_log import log as logging
 from kuryr_cilium.datapath.bpf import conntrack
 from kuryr_cilium.datapath.bpf import endpoints
 from kuryr_cilium.datapath.bpf import events
+from kuryr_cilium.datapath.bpf import explain
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import limits
@@ -46,6 +48,10 @@ _QUOTA = 0.25
 #: Seconds between two sweeps of connections: so long may what has expired
 #: count against a pod's quota. What was closed does not.
 _SWEEP = 30
+#: Why what the node itself sends to a pod is allowed, whatever policy says.
+_OWN_NODE = 'own-node'
+_FIXED = {rows.RULESET_DENY: model.DENY_ALL,
+          rows.RULESET_ALLOW: model.ALLOW_ALL}
 
 
 class BPFDriver(driver.Driver):
@@ -185,6 +191,68 @@ class BPFDriver(driver.Driver):
         return {reason.text: count
                 for reason, count in self._maps.drops().items()}
 
+    def explain(self, uid: str, direction: model.Direction, peer: str,
+                protocol: int, port: Optional[int] = None
+                ) -> driver.Explanation:
+        if rows.canonical(peer) != peer:
+            raise ValueError('peer %s is not a canonical address' % peer)
+        if not 0 <= protocol <= 255:
+            raise ValueError('protocol %d is not 0 to 255' % protocol)
+        if port is None and protocol in explain.PORTS:
+            raise ValueError('protocol %d needs a port (ICMP: type << 8 | '
+                             'code)' % protocol)
+        if port is not None and not 0 <= port <= 65535:
+            raise ValueError('port %d is not 0 to 65535' % port)
+        with self._writer.lock:
+            number = next((local.number for local in self._locals.values()
+                           if local.uid == uid), None)
+            if number is None:
+                raise exceptions.NotFound(
+                    what='pod UID ' + uid,
+                    command='kuryr-cilium endpoint list')
+            found = explain.judge(
+                self._maps, self._maps.endpoint(number), direction, peer,
+                protocol, port)
+            ruleset = self._rulesets().get(found.ruleset)
+            own = (direction is model.Direction.INGRESS
+                   and found.ruleset != rows.RULESET_NONE
+                   and peer in self._nodes)
+        group = None
+        if ruleset is not None and not own and found.bit is not None:
+            group = ruleset.groups[found.bit]
+        return driver.Explanation(
+            uid, direction.value, peer, protocol, port, found.class_,
+            found.entity.name.lower().replace('_', '-'), found.prefix,
+            found.ruleset, _FIXED.get(found.ruleset) or (
+                ruleset.id if ruleset else ''),
+            None if own else found.bit, 'allow' if own else found.verdict,
+            _OWN_NODE if own else events.reason_text(found.reason),
+            ruleset.names[found.bit] if group and found.bit < len(
+                ruleset.names) else (),
+            group.tier.name.lower() if group else '')
+
+    def entries(self) -> list[driver.Entries]:
+        # NOTE: without the lock: a large map takes long to list.
+        groups, ports, peers = (self._maps.counts(table) for table in (
+            rows.GROUP, rows.PORT, rows.PEER))
+        with self._writer.lock:
+            rulesets = self._rulesets()
+            judged = collections.defaultdict(set)
+            for local in self._locals.values():
+                row = self._maps.endpoint(local.number)
+                for number in (row.in_ruleset, row.out_ruleset) if row else ():
+                    judged[number].add(local.uid)
+        found = []
+        # Every ruleset has rows of peers, at least those of the entities.
+        for number in sorted(peers.keys() | groups.keys() | ports.keys()):
+            ruleset = rulesets.get(number)
+            found.append(driver.Entries(
+                number, ruleset.id if ruleset else '',
+                ruleset.direction.value if ruleset else '',
+                tuple(sorted(judged[number])), groups[number],
+                ports[number], peers[number]))
+        return found
+
     def sweep(self) -> None:
         if self._view is not None:
             with self._writer.lock:
@@ -213,6 +281,13 @@ class BPFDriver(driver.Driver):
                 self._maps.close()
                 self._loaded.close()
                 self._loaded = None
+
+    def _rulesets(self):
+        """The rulesets in force by their numbers."""
+        if self._planner is None or self._planner.view is None:
+            return {}
+        return {number: self._planner.view.rulesets[name]
+                for name, number in self._planner.live.items()}
 
     def _add(self, attachment, found, number, active):
         network = self._networks.get(attachment.network_id)

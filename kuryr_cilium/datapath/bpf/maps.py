@@ -12,6 +12,7 @@
 
 """The maps as tables: rows go in and come out, many at a time."""
 
+import collections
 import itertools
 import operator
 from typing import Callable, Iterable, Iterator, NamedTuple
@@ -32,8 +33,8 @@ DROPS = 'kc_drops'
 EVENTS = 'kc_events'
 
 #: Tables whose rows a planner owns.
-PLANNED = (rows.LOCAL, rows.ENDPOINT, rows.ADDR, rows.PEER, rows.PORT,
-           rows.GROUP)
+PLANNED = (rows.LOCAL, rows.ENDPOINT, rows.ADDR, rows.CIDR, rows.PEER,
+           rows.PORT, rows.GROUP)
 
 _BATCH = 8192
 _VERDICTS = {'allow': layout.Verdict.ALLOW, 'deny': layout.Verdict.DENY,
@@ -105,6 +106,50 @@ class Maps:
         value = libbpf.map_lookup(self.fd(rows.ENDPOINT),
                                   layout.U32.pack(number))
         return None if value is None else layout.Endpoint.unpack(value)
+
+    def address(self, space: int, address: str) -> layout.Peer | None:
+        """A row of kc_addr as it is in the kernel."""
+        return self._get(rows.ADDR, layout.AddrKey(space, address),
+                         layout.Peer)
+
+    def longest(self, space: int, address: str) -> layout.Peer | None:
+        """What kc_cidr says of an address."""
+        return self._get(rows.CIDR, layout.CidrKey(space, address),
+                         layout.Peer)
+
+    def prefixes(self, space: int) -> Iterator[str]:
+        """The prefixes of kc_cidr in a space."""
+        for key in self.keys(rows.CIDR):
+            if key.space == space:
+                yield key.network
+
+    def peers(self, ruleset: int, class_: int,
+              page: int) -> layout.Bits | None:
+        """A row of kc_rs_peer as it is in the kernel."""
+        return self._get(rows.PEER, layout.RsPeerKey(ruleset, class_, page),
+                         layout.Bits)
+
+    def ports(self, ruleset: int, page: int, protocol: int,
+              port: int | None) -> layout.Bits | None:
+        """What kc_rs_port says of a protocol and a port."""
+        length = layout.PORT_PROTOCOL
+        if port is not None:
+            length += compiler.PORT_BITS
+        return self._get(rows.PORT, layout.RsPortKey(
+            length, ruleset, page, protocol, port or 0), layout.Bits)
+
+    def group(self, ruleset: int, bit: int) -> layout.RsGroup | None:
+        """A row of kc_rs_group as it is in the kernel."""
+        return self._get(rows.GROUP, layout.RsGroupKey(ruleset, bit),
+                         layout.RsGroup)
+
+    def counts(self, table: str) -> collections.Counter[int]:
+        """How many rows of a table each ruleset has, by its number."""
+        return collections.Counter(key.ruleset for key in self.keys(table))
+
+    def _get(self, table, key, row):
+        value = libbpf.map_lookup(self.fd(table), key.pack())
+        return None if value is None else row.unpack(value)
 
     def interfaces(self) -> dict[int, int]:
         """Endpoint number by ifindex."""
@@ -184,10 +229,15 @@ def _unpack_address_key(data):
     return rows.AddrKey(*layout.AddrKey.unpack(data))
 
 
+def _pack_peer(row):
+    return layout.Peer(row.class_, row.entity).pack()
+
+
 _CODECS = {
-    rows.ADDR: Codec(
-        _pack_address_key, _unpack_address_key,
-        lambda row: layout.Peer(row.class_, row.entity).pack()),
+    rows.ADDR: Codec(_pack_address_key, _unpack_address_key, _pack_peer),
+    rows.CIDR: Codec(
+        lambda key: layout.CidrKey(*key).pack(),
+        lambda data: rows.CidrKey(*layout.CidrKey.unpack(data)), _pack_peer),
     rows.LOCAL: Codec(
         _pack_address_key, _unpack_address_key,
         lambda row: layout.Local(row.endpoint, row.kc, row.mac).pack()),

@@ -24,6 +24,7 @@ from kuryr_cilium.policy import compile as compiler
 from kuryr_cilium.policy import entities
 
 ADDR = 'kc_addr'
+CIDR = 'kc_cidr'
 PEER = 'kc_rs_peer'
 PORT = 'kc_rs_port'
 GROUP = 'kc_rs_group'
@@ -45,6 +46,16 @@ class AddrKey(NamedTuple):
 class AddrRow(NamedTuple):
     class_: int
     entity: int
+
+
+class CidrKey(NamedTuple):
+    """A prefix longer than no bit and shorter than an address.
+
+    :ivar network: canonical, '10.0.0.0/8'.
+    """
+
+    space: int
+    network: str
 
 
 class PeerKey(NamedTuple):
@@ -121,7 +132,7 @@ class Write(NamedTuple):
 
 
 def family(address: str) -> int:
-    """4 or 6."""
+    """4 or 6, of an address or a network."""
     return 6 if ':' in address else 4
 
 

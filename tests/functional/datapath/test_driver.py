@@ -248,6 +248,53 @@ class TestDriver(DriverCase):
         reader.join(5)
         self.assertFalse(reader.is_alive())
 
+    def test_explains_by_what_is_loaded(self):
+        driver = self.bring_up()
+        view = scene.standard_view(self.a, self.b)
+        (name, ruleset), = view.rulesets.items()
+
+        def explain(pod, peer, port, direction=model.Direction.INGRESS):
+            found = driver.explain(pod.uid, direction, peer, 17, port)
+            return (found.verdict, found.reason, found.ruleset_id, found.bit,
+                    found.rule, found.tier)
+
+        for family in FAMILIES:
+            peer = self.a.address(family)
+            self.assertEqual(
+                ('allow', '', name, 0, ruleset.names[0], 'network_policy'),
+                explain(self.b, peer, 7))
+            self.assertEqual(('drop', 'policy', name, None, (), ''),
+                             explain(self.b, peer, 9))
+            self.assertEqual(
+                ('allow', 'own-node', name, None, (), ''),
+                explain(self.b, self.scene.node.address(family), 9))
+        self.assertEqual(
+            ('allow', '', model.ALLOW_ALL, None, (), ''),
+            explain(self.b, '192.0.2.9', 9, model.Direction.EGRESS))
+        found = driver.explain('uid-b', model.Direction.INGRESS, self.a.v4,
+                               6, 7)
+        self.assertEqual(('pod', ''), (found.entity, found.prefix))
+        self.assertEqual(
+            [(found.ruleset, name, 'ingress', ('uid-b',), 1, 2, 5)],
+            [dataclasses.astuple(entry) for entry in driver.entries()])
+        # What is loaded counts, and not what should be.
+        libbpf.map_delete(
+            driver._maps.fd(maps.rows.GROUP),
+            layout.RsGroupKey(found.ruleset, 0).pack())
+        self.assertEqual('tables', explain(self.b, self.a.v4, 7)[1])
+        for arguments, field in (
+                (('uid-b', '10.0.0.01', 17, 7), 'peer'),
+                (('uid-b', 'fd00:0::1', 17, 7), 'peer'),
+                (('uid-b', '10.0.0.1', 256, 7), 'protocol'),
+                (('uid-b', '10.0.0.1', 17, None), 'port'),
+                (('uid-b', '10.0.0.1', 17, 65536), 'port')):
+            uid, *rest = arguments
+            self.assertIn(field, str(self.assertRaises(
+                ValueError, driver.explain, uid, model.Direction.INGRESS,
+                *rest)))
+        self.assertRaises(exceptions.NotFound, driver.explain, 'uid-x',
+                          model.Direction.INGRESS, '10.0.0.1', 17, 7)
+
     def test_failed_write_leads_to_a_new_generation(self):
         driver = self.bring_up()
         spaces = driver._planner.spaces

@@ -10,13 +10,15 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""The programs judge by a ruleset's rows as the compiler's reader does."""
+"""The programs judge by a ruleset's rows as the readers in Python do."""
 
 import hypothesis
 from hypothesis import strategies
 
+from kuryr_cilium.datapath.bpf import explain
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.datapath.bpf import maps
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.policy import compile as compiler
 from kuryr_cilium.policy import entities
@@ -64,7 +66,14 @@ class PolicyCase(bench.Case):
             message = p.icmp6(source, target, port >> 8, port & 255)
         else:
             message = b'message'
-        return self.out(p.ip(source, target, protocol, message))
+        result = self.out(p.ip(source, target, protocol, message))
+        reader = maps.Maps(self.bench.maps)
+        told = explain.judge(reader, reader.endpoint(A.number),
+                             model.Direction.EGRESS, target, protocol, port)
+        self.assertEqual(
+            told.reason, result if isinstance(result, Reason) else
+            Reason.ALLOWED, (version, protocol, port, peer))
+        return result
 
     def assertAllowed(self, **packet):
         self.assertEqual(REDIRECT, self.send(**packet), packet)
@@ -183,6 +192,23 @@ class TestPorts(PolicyCase):
             self.assertDenied(version=version, protocol=protocol,
                               port=200 << 8)
 
+    def test_icmp_range_of_codes(self):
+        for version, protocol in ((4, p.ICMP), (6, p.ICMP6)):
+            kind = 200
+            self.rules(group(ports=((protocol, kind << 8, kind << 8 | 255),)))
+            for code in (0, 1, 255):
+                self.assertAllowed(version=version, protocol=protocol,
+                                   port=kind << 8 | code)
+            for neighbour in (kind - 1 << 8 | 255, kind + 1 << 8):
+                self.assertDenied(version=version, protocol=protocol,
+                                  port=neighbour)
+
+    def test_sctp_range(self):
+        self.rules(group(ports=((p.SCTP, 100, 200),)))
+        self.assertAllowed(protocol=p.SCTP, port=150)
+        self.assertDenied(protocol=p.SCTP, port=201)
+        self.assertDenied(protocol=p.TCP, port=150)
+
     def test_protocol_without_ports_is_matched_by_no_port(self):
         self.rules(group(ports=((47, 0, 0), (50, 0, 65535))))
         self.assertDenied(protocol=47)
@@ -247,6 +273,25 @@ class TestVerdicts(PolicyCase):
                    group(SKIP), *(group(DENY) for _ in range(600)),
                    group(ALLOW, tier=Tier.BASELINE))
         self.assertAllowed()
+
+    def test_longest_way_through_pages_and_tiers(self):
+        # On each page peers and ports have bits, none in common; each tier
+        # ends with PASS.
+        miss = {tier: (group(ports=((p.TCP,),), tier=tier),
+                       group(peers=('nobody',), ports=((p.UDP,),),
+                             tier=tier)) * 511 for tier in Tier}
+        passing = [item for tier in Tier for item in (
+            *miss[tier], group(SKIP, tier=tier),
+            group(DENY, tier=tier, ports=((p.UDP,),)))]
+        self.assertEqual(compiler.MAX_GROUPS, len(passing))
+        self.rules(*passing)
+        self.assertDenied()
+        passing[-2] = group(tier=Tier.DEFAULT)
+        self.rules(*passing)
+        self.assertAllowed()
+        del passing[-2]
+        self.rules(*passing)
+        self.assertDenied(Reason.POLICY_DENY)
 
     def test_missing_rows_drop(self):
         wanted = group(ports=((p.UDP, 80, 80),))
