@@ -17,6 +17,10 @@ What a peer is, to policy, is the set of selectors that its address matches
 may change while its number stays, so that a change writes as little as
 possible.
 
+A prefix of :mod:`blocks` stands for all addresses in it of which nothing
+else is known: it has a class like an address. Whatever is said here of
+addresses holds for prefixes.
+
 :meth:`Classes.update` only decides; its :class:`Update` is carried out in
 this order, and each packet is then judged either as before or as after:
 
@@ -28,17 +32,23 @@ this order, and each packet is then judged either as before or as after:
 Nothing ever moves into a class that is redefined in the same update: an
 address would meet the class's old rows.
 
+What block an id stands for never changes, so blocks only come with rulesets
+that are not in force yet: to those that are, an address matches the same
+before, while and after the prefixes of new blocks are written.
+
 When rulesets are replaced, the old ones judge until the endpoints are
 flipped. So update with the selectors of old and new rulesets, flip, and
 then :meth:`Classes.forget` what only the old ones named.
 """
 
 import collections
+import collections.abc
 import dataclasses
 import functools
 import itertools
 from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 
+from kuryr_cilium.policy import blocks as blocks_
 from kuryr_cilium.policy import entities
 
 #: At most so many addresses are moved in one update only to give two
@@ -47,10 +57,15 @@ MERGE_LIMIT = 256
 
 
 class Definition(NamedTuple):
-    """What makes two peers the same to every ruleset."""
+    """What makes two peers the same to every ruleset.
+
+    :ivar covering: ids of the selectors of which a block covers the peer.
+        Apart, since many definitions share one such set.
+    """
 
     entity: entities.Entity
     selectors: frozenset[str]
+    covering: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +99,15 @@ class Classes:
         self._members: dict[str, frozenset[str]] = {}
         self._entities: dict[str, entities.Entity] = {}
         self._selectors: dict[str, frozenset[str]] = {}
+        self._coverage = blocks_.Coverage()
+        self._strangers: set[str] = set()
         self._number: dict[str, int] = {}
         self._addresses: dict[int, set[str]] = {}
         self._definition: dict[int, Definition] = {}
         self._numbers: dict[Definition, set[int]] = {}
+        # Numbers by what their definitions name.
+        self._naming: dict[str, set[int]] = {}
+        self._covered: dict[frozenset[str], set[int]] = {}
         # Definitions that have, or had, several numbers.
         self._doubled: set[Definition] = set()
         # Numbers that have, or had, no address left.
@@ -103,9 +123,19 @@ class Classes:
         """Number -> what the class stands for."""
         return self._definition
 
+    def naming(self, selectors: collections.abc.Set[str]) -> set[int]:
+        """Numbers of the classes that some selectors match."""
+        found = set().union(*(self._naming.get(selector, ())
+                              for selector in selectors))
+        for covering, numbers in self._covered.items():
+            if not selectors.isdisjoint(covering):
+                found |= numbers
+        return found
+
     def update(self, members: Mapping[str, Iterable[str]],
-               peers: Optional[Mapping[str, Optional[entities.Entity]]] = None
-               ) -> Update:
+               peers: Optional[Mapping[str, Optional[entities.Entity]]] = None,
+               blocks: Optional[Mapping[
+                   str, Optional[blocks_.Parsed]]] = None) -> Update:
         """Take over what selectors match now.
 
         :param members: for each selector that is new or has changed, its id
@@ -114,9 +144,32 @@ class Classes:
         :param peers: entity of an address, for those that are no pods of a
             selector (nodes, or pods where the view holds every pod). An
             address named here has a class though no selector matches it;
-            None takes that back.
+            None takes that back; what some selector matches nevertheless
+            is taken for the world's until :meth:`forget`, since it may be
+            a former ruleset's selector that has not heard of it.
+        :param blocks: by the id of the selector that matches every address
+            in it, whoever has it; None takes a block away.
         """
-        touched = self._take(members, peers or {})
+        peers = peers or {}
+        self._strangers = {address for address, entity in peers.items()
+                           if entity is None}
+        return self._update(self._strangers | self._take(
+            members, peers, blocks or {}))
+
+    def forget(self, selectors: Iterable[str],
+               peers: Optional[Mapping[str, Optional[entities.Entity]]] = None
+               ) -> Update:
+        """Drop selectors that no ruleset names any more.
+
+        Classes keep their numbers, with smaller definitions.
+        """
+        selectors = tuple(selectors)
+        strangers, self._strangers = self._strangers, set()
+        return self._update(strangers | self._take(
+            dict.fromkeys(selectors, ()), peers or {},
+            dict.fromkeys(selectors)))
+
+    def _update(self, touched):
         wanted = {address: self._wanted(address) for address in touched}
         gone = tuple(sorted(address for address, definition in wanted.items()
                             if definition is None
@@ -148,14 +201,7 @@ class Classes:
                       tuple(n for n in redefined if n in self._definition),
                       tuple(n for n in empty if n not in created))
 
-    def forget(self, selectors: Iterable[str]) -> Update:
-        """Drop selectors that no ruleset names any more.
-
-        Classes keep their numbers, with smaller definitions.
-        """
-        return self.update({selector: () for selector in selectors})
-
-    def _take(self, members, peers):
+    def _take(self, members, peers, blocks):
         changed = set()
         for address, entity in peers.items():
             if self._entities.get(address) != entity:
@@ -164,6 +210,7 @@ class Classes:
                     del self._entities[address]
                 else:
                     self._entities[address] = entity
+                self._learn(address)
         gained = collections.defaultdict(set)
         lost = collections.defaultdict(set)
         for selector, addresses in members.items():
@@ -189,15 +236,28 @@ class Classes:
                 self._selectors[address] = now
             else:
                 del self._selectors[address]
-        return changed
+            self._learn(address)
+        return changed | self._coverage.update(blocks)
+
+    def _learn(self, address):
+        if address in self._selectors or address in self._entities:
+            self._coverage.learn(address)
+        else:
+            self._coverage.unlearn(address)
 
     def _wanted(self, address):
         selectors = self._selectors.get(address)
         entity = self._entities.get(address)
-        if selectors is None and entity is None:
+        if (selectors is None and entity is None
+                and address not in self._coverage):
             return None
-        return Definition(entity or entities.Entity.POD,
-                          selectors or frozenset())
+        if entity is None:
+            # What is in no selector is the end of a block.
+            entity = (entities.Entity.WORLD
+                      if selectors is None or address in self._strangers
+                      else entities.Entity.POD)
+        return Definition(entity, selectors or frozenset(),
+                          self._coverage.of(address))
 
     def _of(self, address):
         number = self._number.get(address)
@@ -218,7 +278,8 @@ class Classes:
                 counts.items(),
                 key=lambda item: (item[0].entity ==
                                   self._definition[number].entity,
-                                  item[1], sorted(item[0].selectors)))
+                                  item[1], sorted(item[0].selectors),
+                                  sorted(item[0].covering)))
             if definition.entity != self._definition[number].entity:
                 continue
             stay = len(self._addresses[number]) - sum(counts.values())
@@ -266,15 +327,21 @@ class Classes:
         if old is not None:
             self._unlist(number, old)
         self._definition[number] = definition
+        for selector in definition.selectors:
+            self._naming.setdefault(selector, set()).add(number)
+        if definition.covering:
+            self._covered.setdefault(definition.covering, set()).add(number)
         numbers = self._numbers.setdefault(definition, set())
         numbers.add(number)
         if len(numbers) > 1:
             self._doubled.add(definition)
 
     def _unlist(self, number, definition):
-        self._numbers[definition].discard(number)
-        if not self._numbers[definition]:
-            del self._numbers[definition]
+        _discard(self._numbers, definition, number)
+        for selector in definition.selectors:
+            _discard(self._naming, selector, number)
+        if definition.covering:
+            _discard(self._covered, definition.covering, number)
 
     def _put(self, address, number):
         self._number[address] = number
@@ -290,6 +357,12 @@ class Classes:
     def _drop(self, number):
         self._unlist(number, self._definition.pop(number))
         del self._addresses[number]
+
+
+def _discard(numbers, key, number):
+    numbers[key].discard(number)
+    if not numbers[key]:
+        del numbers[key]
 
 
 def counter(first: int = entities.FIRST_CLASS) -> Callable[[], int]:

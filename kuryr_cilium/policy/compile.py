@@ -24,7 +24,8 @@ maps.
 """
 
 import dataclasses
-from typing import Iterable, Iterator, Mapping, NamedTuple, Optional
+import functools
+from typing import Collection, Iterator, Mapping, NamedTuple, Optional
 
 from kuryr_cilium import exceptions
 from kuryr_cilium.policy import entities
@@ -87,7 +88,7 @@ class Group(NamedTuple):
     l7set: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class Table:
     """A compiled ruleset.
 
@@ -105,26 +106,42 @@ class Table:
     any_peer: int
     selectors: Mapping[str, int]
 
+    @functools.cached_property
+    def needed(self) -> frozenset[str]:
+        """The selectors whose members have to be known."""
+        return frozenset(entities.needed(self.selectors))
+
+    @functools.cached_property
+    def port_rows(self) -> int:
+        """How many rows its ports are cut into."""
+        return sum(len(pages(bits)) for bits in self.ports.values())
+
     def base_bits(self, entity: entities.Entity) -> int:
         """The row of an entity's reserved class (1 to 4)."""
-        return self.any_peer | self._named(entities.SELECTORS[entity])
+        return self.any_peer | self.named(entities.SELECTORS[entity])
 
-    def peer_bits(self, selectors: Iterable[str],
+    def peer_bits(self, selectors: Collection[str],
                   entity: entities.Entity) -> int:
         """The row of a class: the peers that match exactly these selectors.
 
         It has all bits of :meth:`base_bits` of its entity, and needs to be
         written only if :meth:`needs_row` says so.
         """
-        return self.base_bits(entity) | self._named(selectors)
+        return self.base_bits(entity) | self.named(selectors)
 
-    def needs_row(self, selectors: Iterable[str],
+    def needs_row(self, selectors: Collection[str],
                   entity: entities.Entity) -> bool:
         """True if the row of this class differs from its entity's row."""
         return self.peer_bits(selectors, entity) != self.base_bits(entity)
 
-    def _named(self, selectors):
+    def named(self, selectors: Collection[str]) -> int:
+        """Bits of the groups that name one of some selectors."""
         bits = 0
+        if len(selectors) > len(self.selectors):
+            for selector, named in self.selectors.items():
+                if selector in selectors:
+                    bits |= named
+            return bits
         for selector in selectors:
             bits |= self.selectors.get(selector, 0)
         return bits
@@ -214,7 +231,7 @@ def pages(bits: int) -> tuple[Page, ...]:
         for number, page in cut)
 
 
-def judge(table: Table, selectors: Iterable[str], entity: entities.Entity,
+def judge(table: Table, selectors: Collection[str], entity: entities.Entity,
           protocol: int, port: int) -> Optional[Group]:
     """Read a compiled ruleset as the datapath does.
 

@@ -161,10 +161,11 @@ def _load_selector(wire):
 
 
 def _load_member(wire):
-    # NOTE: an address is in many selectors, and is to be in memory once.
+    # NOTE: an address is in many selectors, and is to be in memory once;
+    # what is no text can't be interned.
     return model.Member(
-        sys.intern(_text(wire, 'uid')),
-        tuple(map(sys.intern, _texts(wire['addresses']))),
+        sys.intern(wire['uid']),
+        tuple(map(sys.intern, _typed(wire['addresses'], list))),
         _load_entity(wire['entity']) if 'entity' in wire
         else entities.Entity.POD)
 

@@ -19,10 +19,11 @@ and small ones before large ones.
 """
 
 import dataclasses
-from typing import Callable, Iterable, Mapping, Sequence
+from typing import Callable, Container, Iterable, Mapping, Sequence
 
-from kuryr_cilium.datapath.bpf import rows
+from kuryr_cilium.datapath.bpf import peers
 from kuryr_cilium import exceptions
+from kuryr_cilium.policy import blocks
 from kuryr_cilium.policy import compile as compiler
 from kuryr_cilium.policy import model
 
@@ -31,6 +32,12 @@ from kuryr_cilium.policy import model
 class Limits:
     """How much one generation may hold on this node.
 
+    :ivar prefixes: rows in kc_cidr. A third of the map: those of a view and
+        of the one before are there at once, and those of a new generation if
+        that failed. (Tries of older kernels refuse any write once full.)
+    :ivar covering: blocks that prefixes lie in, of all prefixes together;
+        memory of this process.
+    :ivar port_rows: likewise, of two views.
     :ivar ruleset_peer_rows: rows of one ruleset in kc_rs_peer.
     """
 
@@ -38,8 +45,10 @@ class Limits:
     rulesets: int = 8192
     classes: int = 65536
     addresses: int = 131072
+    prefixes: int = 10922
+    covering: int = 262144
     groups: int = 65536
-    port_rows: int = 65536
+    port_rows: int = 65535
     peer_rows: int = 262144
     ruleset_peer_rows: int = compiler.MAX_PEER_ROWS
 
@@ -57,16 +66,17 @@ class Admission:
 
 
 def admit(wanted: Iterable[str], rulesets: Mapping[str, model.RuleSet],
-          selectors: Mapping[str, frozenset[str]],
+          selectors: Mapping[str, peers.Peers],
           live: Mapping[str, compiler.Table], extra_addresses: int,
-          limits: Limits) -> Admission:
+          limits: Limits, broken: Container[str] = ()) -> Admission:
     """Decide which rulesets fit, before classes are known.
 
     :param wanted: ids that endpoints name.
     :param rulesets: of the view.
-    :param selectors: addresses by selector id, of the view.
+    :param selectors: by id, of the view.
     :param live: compiled rulesets that are in force.
     :param extra_addresses: addresses beside those of selectors.
+    :param broken: ids of selectors that can't be brought in force.
     """
     refused: dict[str, str] = {}
     tables: dict[str, compiler.Table] = {}
@@ -74,27 +84,27 @@ def admit(wanted: Iterable[str], rulesets: Mapping[str, model.RuleSet],
         try:
             tables[ruleset] = live.get(ruleset) or _compile(
                 ruleset, rulesets)
-            _check_selectors(tables[ruleset], selectors)
+            _check_selectors(tables[ruleset], selectors, broken)
         except exceptions.KuryrCiliumException as error:
             tables.pop(ruleset, None)
             refused[ruleset] = str(error)
-    sizes = {ruleset: sum(len(selectors.get(selector, ()))
-                          for selector in table.selectors)
+    sizes = {ruleset: _count(_named((table,), selectors))
              for ruleset, table in tables.items()}
     order = sorted(tables, key=lambda ruleset: (
         ruleset not in live, sizes[ruleset], ruleset))
     for what, fits in (
-            ('rulesets', lambda ids: len(ids) <= limits.rulesets),
-            ('rule groups', lambda ids: sum(
-                len(tables[i].groups) for i in ids) <= limits.groups),
-            ('port prefixes', lambda ids: sum(
-                port_rows(tables[i]) for i in ids) <= limits.port_rows),
-            ('peer addresses', lambda ids: _fits_addresses(
-                ids, tables, selectors,
-                limits.addresses - extra_addresses)),
-            ('peer classes', lambda ids: _fits_classes(
-                ids, tables, selectors, extra_addresses, limits))):
-        fitting = largest_prefix(order, fits)
+            ('rulesets', lambda found: len(found) <= limits.rulesets),
+            ('rule groups', lambda found: sum(
+                len(table.groups) for table in found) <= limits.groups),
+            ('port prefixes', lambda found: sum(
+                table.port_rows for table in found) <= limits.port_rows),
+            ('blocks of addresses', lambda found: _fits_blocks(
+                _named(found, selectors), limits)),
+            ('peer addresses', lambda found: _fits_addresses(
+                _named(found, selectors), extra_addresses, limits)),
+            ('peer classes', lambda found: _fits_classes(
+                _named(found, selectors), extra_addresses, limits))):
+        fitting = largest_prefix([tables[name] for name in order], fits)
         for ruleset in order[fitting:]:
             del tables[ruleset]
             refused[ruleset] = full(what)
@@ -102,8 +112,8 @@ def admit(wanted: Iterable[str], rulesets: Mapping[str, model.RuleSet],
     return Admission(tables, refused)
 
 
-def largest_prefix(items: Sequence[str],
-                   fits: Callable[[Sequence[str]], bool]) -> int:
+def largest_prefix(items: Sequence,
+                   fits: Callable[[Sequence], bool]) -> int:
     """How many of the first items fit; more never fit where fewer don't."""
     if fits(items):
         return len(items)
@@ -115,11 +125,6 @@ def largest_prefix(items: Sequence[str],
         else:
             high = middle
     return low
-
-
-def port_rows(table: compiler.Table) -> int:
-    """Rows of a ruleset in kc_rs_port."""
-    return sum(len(rows.pages(bits)) for bits in table.ports.values())
 
 
 def full(what: str) -> str:
@@ -134,42 +139,68 @@ def _compile(ruleset, rulesets):
     return compiler.compile_ruleset(rulesets[ruleset])
 
 
-def _check_selectors(table, selectors):
-    for selector in table.selectors:
-        # NOTE: entity selectors are never sent, see policy/entities.py. A
-        # missing one could hide a deny rule's peers.
-        if selector not in selectors and not selector.startswith('entity:'):
+def _check_selectors(table, selectors, broken):
+    # NOTE: a missing one could hide a deny rule's peers.
+    for selector in table.needed:
+        if selector not in selectors:
             raise exceptions.ViewUnusable(
                 reason=f'selector {selector} of ruleset {table.id} is '
                        'missing')
+        if selector in broken:
+            raise exceptions.ViewUnusable(
+                reason=f'selector {selector} of ruleset {table.id} has a '
+                       'block that is none, or another one than before')
 
 
-def _named(ids, tables):
-    return {selector for ruleset in ids
-            for selector in tables[ruleset].selectors}
+def _named(tables, selectors):
+    """The selectors of some rulesets."""
+    names = set().union(*(table.needed for table in tables))
+    return {name: selectors[name] for name in names}
 
 
-def _count(named, selectors):
-    return sum(len(selectors.get(selector, ())) for selector in named)
+def _count(named):
+    """At most so many addresses and prefixes have rows."""
+    return sum(
+        len(found.addresses) + (1 + len(found.block.excepts)
+                                if found.block else 0)
+        for found in named.values())
 
 
-def _fits_addresses(ids, tables, selectors, limit):
-    named = _named(ids, tables)
-    if _count(named, selectors) <= limit:
+def _blocks(named):
+    return [found.block for found in named.values() if found.block]
+
+
+def _fits_blocks(named, limits):
+    found = _blocks(named)
+    most = sum(1 + len(block.excepts) for block in found)
+    if most <= limits.prefixes and most * len(found) <= limits.covering:
         return True
-    found = set()
-    for selector in named:
-        found.update(selectors.get(selector, ()))
-    return len(found) <= limit
+    size = blocks.size(found)
+    return (size.prefixes <= limits.prefixes
+            and size.entries <= limits.covering)
 
 
-def _fits_classes(ids, tables, selectors, extra, limits):
-    named = _named(ids, tables)
-    if _count(named, selectors) + extra <= limits.classes:
+def _fits_addresses(named, extra, limits):
+    if _count(named) + extra <= limits.addresses:
         return True
+    found = set().union(*(found.addresses for found in named.values()))
+    for block in _blocks(named):
+        found.update(part.name for part in (block.cidr, *block.excepts)
+                     if part.single)
+    return len(found) + extra <= limits.addresses
+
+
+def _fits_classes(named, extra, limits):
+    if _count(named) + extra <= limits.classes:
+        return True
+    size = blocks.size(_blocks(named))
+    coverage = blocks.Coverage()
+    coverage.update({name: found.block for name, found in named.items()
+                     if found.block})
     sets: dict[str, list[str]] = {}
     for selector in sorted(named):
-        for address in selectors.get(selector, ()):
+        for address in named[selector].addresses:
             sets.setdefault(address, []).append(selector)
-    return len({tuple(found) for found in sets.values()}) + extra \
-        <= limits.classes
+    return len({(tuple(found), coverage.of(address))
+                for address, found in sets.items()}
+               ) + extra + size.prefixes + size.addresses <= limits.classes

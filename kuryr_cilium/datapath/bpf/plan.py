@@ -32,7 +32,7 @@ packet is judged by one membership of the selectors and one ruleset, either
 the former or the new one.
 
 Nothing is ever written to a key whose meaning for a ruleset in force spans
-several rows: the ruleset gets a new number instead (see _spans_keys).
+several rows: the ruleset gets a new number instead (see live.spans_keys).
 
 The planner takes it that its steps are carried out. If one fails, what the
 maps hold is unknown: a new planner begins a new generation beside it (new
@@ -45,9 +45,10 @@ from typing import Callable, Iterable, Mapping, Optional
 
 from kuryr_cilium.datapath.bpf import endpoints
 from kuryr_cilium.datapath.bpf import limits as limits_
+from kuryr_cilium.datapath.bpf import live as live_
+from kuryr_cilium.datapath.bpf import peers as peers_
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.policy import classes
-from kuryr_cilium.policy import compile as compiler
 from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
 
@@ -86,39 +87,6 @@ class Plan:
     denied: Mapping[str, str]
 
 
-@dataclasses.dataclass(slots=True)
-class Live:
-    """A ruleset in the maps.
-
-    :ivar peers: class -> bits, where a row is needed.
-    :ivar count: rows in kc_rs_peer.
-    """
-
-    number: int
-    table: compiler.Table
-    peers: dict[int, int] = dataclasses.field(default_factory=dict)
-    count: int = 0
-
-    def __post_init__(self):
-        self.count = sum(len(rows.pages(bits)) for bits in (
-            *self.peers.values(),
-            *(self.table.base_bits(entity) for entity in entities.Entity)))
-
-    def writes(self) -> Iterable[rows.Write]:
-        yield from rows.ruleset_rows(self.number, self.table)
-        for class_, bits in self.peers.items():
-            yield from rows.peer_rows(self.number, class_, bits)
-
-    def set_peer(self, class_: int, bits: Optional[int]) -> None:
-        """Note the row of a class; None: it has none (any more)."""
-        before = self.peers.pop(class_, None)
-        if before is not None:
-            self.count -= len(rows.pages(before))
-        if bits is not None:
-            self.peers[class_] = bits
-            self.count += len(rows.pages(bits))
-
-
 class Planner:
     """What one generation of the maps holds.
 
@@ -132,12 +100,15 @@ class Planner:
         self._limits = limits
         self.spaces = {4: allocate('space'), 6: allocate('space')}
         self._classes = classes.Classes(lambda: allocate('class'))
+        self._told = peers_.Told()
         self._view: Optional[model.View] = None
-        self._selectors: dict[str, tuple[model.Selector,
-                                         frozenset[str]]] = {}
+        # Of the last view, and of those what the classes are made of.
+        self._read: dict[str, tuple[model.Selector, peers_.Peers]] = {}
+        self._peers: dict[str, peers_.Peers] = {}
         self._nodes: frozenset[str] = frozenset()
-        self._live: dict[str, Live] = {}
-        self._addresses: dict[rows.AddrKey, rows.AddrRow] = {}
+        self._live: dict[str, live_.Live] = {}
+        # By address, or prefix.
+        self._addresses: dict[str, rows.AddrRow] = {}
         self._endpoints = endpoints.Endpoints(self.spaces)
         self._judges = endpoints.Judges()
         self._unsettled = False
@@ -158,7 +129,7 @@ class Planner:
         numbers = frozenset(live.number for live in self._live.values())
 
         def owns(table, key):
-            if table in (rows.ADDR, rows.LOCAL):
+            if table in (rows.ADDR, rows.CIDR, rows.LOCAL):
                 return key.space in spaces
             if table == rows.ENDPOINT:
                 return key in self._endpoints
@@ -168,11 +139,11 @@ class Planner:
 
     def tables(self) -> dict[tuple, tuple]:
         """Everything that this generation holds: (table, key) -> value."""
-        found = {(rows.ADDR, key): row
-                 for key, row in self._addresses.items()}
+        written = [self._address(name, row)
+                   for name, row in self._addresses.items()]
         for live in self._live.values():
-            for write in live.writes():
-                found[write.table, write.key] = write.value
+            written.extend(live.writes())
+        found = {(write.table, write.key): write.value for write in written}
         found.update(self._endpoints.tables())
         return found
 
@@ -196,7 +167,7 @@ class Planner:
         first = self._view is None
         nodes = frozenset(nodes)
         admission = self._admit(view, nodes)
-        update, touched = self._classify(view, admission, nodes)
+        update, touched = self._classify(admission, nodes)
         self._view = view
         old, new, fresh, changes = self._rulesets(admission, update, touched)
         created = list(self._extend(
@@ -227,25 +198,30 @@ class Planner:
         return Plan(_steps(*steps, *cleaning), self._denied(locals_))
 
     def _admit(self, view, nodes):
-        members = {}
+        known, self._read = self._read, {}
+        broken = set()
         for name, selector in view.selectors.items():
-            known = self._selectors.get(name)
-            if known is not None and (known[0] is selector
-                                      or known[0] == selector):
-                members[name] = known[1]
-            else:
-                members[name] = frozenset(filter(None, (
-                    rows.canonical(address) for member in selector.members
-                    for address in member.addresses)))
-        self._members = members
+            read = known.get(name)
+            if read is None or read[0] is not selector:
+                try:
+                    read = selector, peers_.read(selector)
+                except ValueError:
+                    broken.add(name)
+                    read = selector, peers_.Peers()
+            self._read[name] = read
+            before = self._peers.get(name)
+            if before is not None and before.block != read[1].block:
+                # See policy/classes.py: what an id stands for is fixed.
+                broken.add(name)
         wanted = {ruleset for endpoint in view.endpoints.values()
                   for ruleset in (endpoint.ingress, endpoint.egress)}
         return limits_.admit(
             wanted - {model.ALLOW_ALL, model.DENY_ALL}, view.rulesets,
-            members, {name: live.table for name, live in self._live.items()},
-            len(nodes), self._limits)
+            {name: found for name, (_, found) in self._read.items()},
+            {name: live.table for name, live in self._live.items()},
+            len(nodes), self._limits, broken)
 
-    def _classify(self, view, admission, nodes):
+    def _classify(self, admission, nodes):
         """Update the classes by what rulesets to come name.
 
         What only former rulesets name stays as it was: they judge until
@@ -253,21 +229,32 @@ class Planner:
 
         :returns: the update, and the selectors by which definitions differ.
         """
-        named = {selector for table in admission.tables.values()
-                 for selector in table.selectors
-                 if selector in view.selectors}
+        named = set().union(*(table.needed
+                              for table in admission.tables.values()))
         changed = {}
         for name in named:
-            members = self._members[name]
-            known = self._selectors.get(name)
-            if known is None or known[1] != members:
-                changed[name] = members
-        peers = dict.fromkeys(self._nodes - nodes)
-        peers.update(dict.fromkeys(nodes, entities.Entity.HOST))
+            now, before = self._read[name][1], self._peers.get(name)
+            if now is not before and now != before:
+                changed[name] = now
         self._nodes = nodes
-        update = self._classes.update(changed, peers)
+        former = [name for name in self._peers.keys() - named
+                  if not entities.is_entity(name)]
+        # What entities need is told by their own selectors.
+        told = self._told.update(
+            {**{name: found.told for name, found in changed.items()},
+             **dict.fromkeys(former, {})}, nodes)
+        if entities.CLUSTER in named:
+            # Former selectors may have kept what is no pod any more.
+            told.update((address, None) for name in former
+                        for address in self._peers[name].addresses
+                        if self._told.of(address) is None)
+        update = self._classes.update(
+            {name: found.addresses for name, found in changed.items()
+             if not entities.is_entity(name)}, told,
+            {name: found.block for name, found in changed.items()
+             if found.block})
         for name in named:
-            self._selectors[name] = view.selectors[name], self._members[name]
+            self._peers[name] = self._read[name][1]
         # NOTE: a class never changes its entity, only its selectors.
         return update, changed.keys()
 
@@ -279,9 +266,8 @@ class Planner:
             redefined classes that change in place.
         """
         old = dict(self._live)
-        new: dict[str, Live] = {}
+        new: dict[str, live_.Live] = {}
         fresh, changes = [], {}
-        index = None
         total = 0
         for name in sorted(admission.tables,
                            key=lambda name: (name not in old, name)):
@@ -289,9 +275,8 @@ class Planner:
             live = old.get(name)
             changed = {} if live is None else self._changed(
                 live, update, touched)
-            if live is None or _spans_keys(live, changed):
-                index = index or self._index()
-                live = Live(0, table, self._peers(table, index))
+            if live is None or live_.spans_keys(live, changed):
+                live = live_.Live(0, table, self._rows(table))
                 count = live.count
             else:
                 changes[name] = changed
@@ -312,27 +297,14 @@ class Planner:
             admission.refused[name] = reason
         return old, new, fresh, changes
 
-    def _index(self):
-        """The classes of each selector."""
-        index: dict[str, list[int]] = {}
-        for number, definition in self._classes.definitions.items():
-            for selector in definition.selectors:
-                index.setdefault(selector, []).append(number)
-        return index
-
-    def _peers(self, table, index):
-        numbers = set().union(*(index.get(selector, ())
-                                for selector in table.selectors))
-        return {number: bits for number in numbers
-                if (bits := self._bits(table, number)) is not None}
+    def _rows(self, table):
+        """The rows of classes that a ruleset needs."""
+        return live_.peer_table(
+            table, self._classes.naming(table.selectors.keys()),
+            self._classes.definitions)
 
     def _bits(self, table, class_):
-        """The row that a class needs, None if its entity's row serves."""
-        entity, selectors = self._classes.definitions[class_]
-        if table.selectors.keys().isdisjoint(selectors):
-            return None
-        bits = table.peer_bits(selectors, entity)
-        return None if bits == table.base_bits(entity) else bits
+        return live_.peer_bits(table, self._classes.definitions[class_])
 
     def _changed(self, live, update, touched):
         """Rows of redefined classes that are others now."""
@@ -369,18 +341,25 @@ class Planner:
         :returns: the writes, and whether an address leaves a class that is
             redefined.
         """
-        rows_ = {self._address(address): None for address in update.gone}
-        for address, number in update.moves.items():
-            entity = self._classes.definitions[number].entity
-            rows_[self._address(address)] = rows.AddrRow(number, int(entity))
+        redefined = frozenset(update.redefined)
+        moves: dict[str, Optional[rows.AddrRow]] = dict.fromkeys(update.gone)
+        classes_ = {}
+        for name, number in update.moves.items():
+            row = classes_.get(number)
+            if row is None:
+                entity = self._classes.definitions[number].entity
+                row = classes_[number] = rows.AddrRow(number, int(entity))
+            moves[name] = row
         leaving = False
-        for key, row in rows_.items():
-            before = self._addresses.pop(key, None)
-            leaving |= bool(before and before.class_ in update.redefined)
+        writes, prefixes = [], []
+        for name, row in moves.items():
+            before = self._addresses.pop(name, None)
+            leaving |= before is not None and before.class_ in redefined
             if row is not None:
-                self._addresses[key] = row
-        return [rows.Write(rows.ADDR, key, row)
-                for key, row in rows_.items()], leaving
+                self._addresses[name] = row
+            write = self._address(name, row)
+            (prefixes if write.table == rows.CIDR else writes).append(write)
+        return writes + prefixes, leaving
 
     def _redefine(self, new, changes):
         for name, changed in changes.items():
@@ -388,17 +367,18 @@ class Planner:
             if live is None:
                 continue
             for number, bits in changed.items():
-                yield from _rewrite(live, number, bits)
+                yield from live_.rewrite(live, number, bits)
                 live.set_peer(number, bits)
 
     def _clean(self, update, retired):
         """The steps after the flips: forget what no ruleset names."""
-        named = {selector for live in self._live.values()
-                 for selector in live.table.selectors}
-        unused = [name for name in self._selectors if name not in named]
+        named = set().union(*(live.table.needed
+                              for live in self._live.values()))
+        unused = self._peers.keys() - named
         for name in unused:
-            del self._selectors[name]
-        merge = self._classes.forget(unused)
+            del self._peers[name]
+        merge = self._classes.forget(unused, self._told.update(
+            dict.fromkeys(unused, {}), self._nodes))
         created = list(self._extend(self._live.values(), merge.created))
         moves, _ = self._moves(merge)
         steps = [(Phase.GRACE, None), (Phase.CLASSES, created),
@@ -426,32 +406,12 @@ class Planner:
                 if self._view is not None
                 and (reason := self._judges.of(local)[3])}
 
-    def _address(self, address):
-        return rows.AddrKey(self.spaces[rows.family(address)], address)
-
-
-def _spans_keys(live, changed):
-    """Whether a row in force would change in more than one key.
-
-    A packet could read some of them before and some after: then the ruleset
-    is written anew under another number, and flipped to.
-    """
-    return any(len(_rewrite(live, class_, bits)) > 1
-               for class_, bits in changed.items())
-
-
-def _rewrite(live, class_, bits):
-    """Writes that change the row of a class; None: no row is needed."""
-    had = live.peers.get(class_)
-    before, after = ({} if value is None else {
-        (write.table, write.key): write
-        for write in rows.peer_rows(live.number, class_, value)}
-        for value in (had, bits))
-    writes = [write for key, write in after.items()
-              if before.get(key) != write]
-    writes += [rows.delete(write) for key, write in before.items()
-               if key not in after]
-    return writes
+    def _address(self, name, row):
+        """The write of an address or a prefix."""
+        space = self.spaces[rows.family(name)]
+        if '/' in name:
+            return rows.Write(rows.CIDR, rows.CidrKey(space, name), row)
+        return rows.Write(rows.ADDR, rows.AddrKey(space, name), row)
 
 
 def _steps(*steps):

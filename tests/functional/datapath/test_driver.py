@@ -295,6 +295,36 @@ class TestDriver(DriverCase):
         self.assertRaises(exceptions.NotFound, driver.explain, 'uid-x',
                           model.Direction.INGRESS, '10.0.0.1', 17, 7)
 
+    def test_blocks(self):
+        driver = self.bring_up()
+        ruleset = scene.allow('b4', 'b6')
+        blocks = {
+            'b4': model.Block('10.0.0.0/8', (self.stranger.v4 + '/32',)),
+            'b6': model.Block('::/0', ('fd50::100/120', 'fd50::200/120'))}
+        driver.apply(model.View(
+            1, True,
+            {pod.uid: pod.endpoint(ruleset.id if pod is self.b
+                                   else model.ALLOW_ALL, model.ALLOW_ALL)
+             for pod in (self.a, self.b)}, {ruleset.id: ruleset},
+            {name: model.Selector(name, name, (), block)
+             for name, block in blocks.items()}))
+        for family, block in ((4, '10.0.0.0/8'), (6, '::/0')):
+            self.assertPasses(self.a, family, self.b, 7)
+            self.assertDropped(driver, 'policy', self.stranger, family,
+                               self.b, 7)
+            found = driver.explain(
+                'uid-b', model.Direction.INGRESS, self.a.address(family), 17,
+                7)
+            self.assertEqual(('allow', 'world', block), (
+                found.verdict, found.entity, found.prefix))
+        found = driver.explain('uid-b', model.Direction.INGRESS,
+                               'fd50::205', 17, 7)
+        self.assertEqual(('drop', 'fd50::200/120'),
+                         (found.verdict, found.prefix))
+        driver.apply(scene.standard_view(self.a, self.b))
+        self.assertPasses(self.a, 4, self.b, 7)
+        self.assertEqual([], list(driver._maps.keys('kc_cidr')))
+
     def test_failed_write_leads_to_a_new_generation(self):
         driver = self.bring_up()
         spaces = driver._planner.spaces

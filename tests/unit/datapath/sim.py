@@ -13,13 +13,18 @@
 """The maps in memory, read as the programs read them; and an oracle."""
 
 import collections
+import functools
+import ipaddress
 import itertools
 
 from kuryr_cilium.datapath.bpf import endpoints
 from kuryr_cilium.datapath.bpf import plan
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.policy import compile as compiler
+from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
+
+Entity = entities.Entity
 
 
 class Maps:
@@ -79,8 +84,8 @@ def read(states, number, direction, peer, protocol, port):
     if ruleset == rows.RULESET_ALLOW:
         return 'allow'
     space = row.space6 if ':' in peer else row.space4
-    class_, entity = states().rows.get(
-        (rows.ADDR, rows.AddrKey(space, peer)), (4, 4))
+    found = states().rows.get((rows.ADDR, rows.AddrKey(space, peer)))
+    class_, entity = found or longest_prefix(states(), space, peer) or (4, 4)
     found = states().rows.get((rows.PEER, rows.PeerKey(ruleset, class_, 0)))
     if found is None:
         class_ = entity
@@ -127,18 +132,72 @@ def longest(maps, ruleset, page, protocol, port):
         (rows.PORT, rows.PortKey(ruleset, page, compiler.ANY_PORT)))
 
 
-def oracle(ruleset, members, nodes, peer, protocol, port):
+@functools.lru_cache
+def networks(address):
+    """Texts of all the prefixes of an address, the longest first."""
+    parsed = ipaddress.ip_network(address)
+    return [str(parsed.supernet(new_prefix=length))
+            for length in range(parsed.prefixlen - 1, -1, -1)]
+
+
+def longest_prefix(maps, space, address):
+    for network in networks(address):
+        row = maps.rows.get((rows.CIDR, rows.CidrKey(space, network)))
+        if row is not None:
+            return row
+    return None
+
+
+def entity_of(selectors, nodes, peer):
+    """What stands behind an address, by the selectors of entities.
+
+    :param selectors: by id.
+    """
+    if peer in nodes:
+        return Entity.HOST
+    for name, entity in (('entity:remote-node', Entity.REMOTE_NODE),
+                         ('entity:cluster', Entity.POD)):
+        if name in selectors and any(
+                peer in member.addresses
+                for member in selectors[name].members):
+            return entity
+    return Entity.WORLD
+
+
+@functools.lru_cache(maxsize=None)
+def in_block(block, peer):
+    """Whether a block holds an address."""
+    parsed = ipaddress.ip_address(peer)
+    return parsed in ipaddress.ip_network(block.cidr) and not any(
+        parsed in ipaddress.ip_network(part) for part in block.excepts)
+
+
+def matches(selectors, nodes, name, peer):
+    """Whether a selector matches an address."""
+    entity = {'entity:host': (Entity.HOST,),
+              'entity:remote-node': (Entity.REMOTE_NODE,),
+              'entity:cluster': (Entity.HOST, Entity.REMOTE_NODE,
+                                 Entity.POD),
+              'entity:world': (Entity.WORLD,)}.get(name)
+    if entity:
+        return entity_of(selectors, nodes, peer) in entity
+    selector = selectors[name]
+    return any(peer in member.addresses for member in selector.members) or (
+        selector.block is not None and in_block(selector.block, peer))
+
+
+def oracle(ruleset, selectors, nodes, peer, protocol, port):
     """Judge by the text of a ruleset.
 
-    :param members: selector id -> addresses.
+    :param selectors: by id.
     """
     passed = None
     for group in ruleset.groups:
         if group.tier == passed:
             continue
         if group.peers is not None and not any(
-                peer in nodes if name == 'entity:host'
-                else peer in members[name] for name in group.peers):
+                matches(selectors, nodes, name, peer)
+                for name in group.peers):
             continue
         if group.ports is not None and not any(
                 item.protocol in (0, protocol)
@@ -151,24 +210,22 @@ def oracle(ruleset, members, nodes, peer, protocol, port):
     return 'deny'
 
 
-def verdict(view, members, nodes, name, peer, protocol, port):
+def verdict(view, selectors, nodes, name, peer, protocol, port):
     if name == model.ALLOW_ALL:
         return 'allow'
     if name == model.DENY_ALL:
         return 'deny'
-    return oracle(view.rulesets[name], members, nodes, peer, protocol, port)
+    return oracle(view.rulesets[name], selectors, nodes, peer, protocol,
+                  port)
 
 
-def members_of(view):
-    return {name: frozenset(address for member in selector.members
-                            for address in member.addresses)
-            for name, selector in view.selectors.items()}
-
-
-def make_view(memberships, rulesets, judged, fastpath=()):
+def make_view(memberships, rulesets, judged, fastpath=(), blocks=None,
+              remote=()):
     """A view.
 
     :param memberships: selector id -> addresses.
+    :param blocks: selector id -> model.Block.
+    :param remote: addresses that are other nodes'.
     :param rulesets: direction -> id -> groups.
     :param judged: pod UID -> (ingress, egress).
     """
@@ -184,9 +241,11 @@ def make_view(memberships, rulesets, judged, fastpath=()):
          for direction, found in rulesets.items()
          for name, groups in found.items()},
         {name: model.Selector(name, name, tuple(
-            model.Member('pod-' + address, (address,))
-            for address in sorted(addresses)))
-         for name, addresses in memberships.items()})
+            model.Member('uid-' + address, (address,), Entity.REMOTE_NODE
+                         if address in remote else Entity.POD)
+            for address in sorted(memberships.get(name, ()))),
+            (blocks or {}).get(name))
+         for name in {*memberships, *(blocks or {})}})
 
 
 def make_local(number, uid, active=True):

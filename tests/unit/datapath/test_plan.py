@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from kuryr_cilium.datapath.bpf import plan
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.policy import compile as compiler
+from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
 from tests import base
 from tests.unit.datapath import sim
@@ -30,9 +31,21 @@ from tests.unit.datapath import sim
 ADDRESSES = ('10.9.0.1', '10.9.0.2', '10.9.0.3', '10.9.0.4', 'fd09::1',
              'fd09::2')
 NODES = ('192.0.2.1', '10.9.0.4')
-PEERS = (*ADDRESSES, '192.0.2.1', '198.51.100.1')
+REMOTE = ('192.0.2.1', '192.0.2.7', '10.9.0.7', 'fd09::7')
+PEERS = (*ADDRESSES, *REMOTE, '198.51.100.1', '10.9.0.200', '10.8.0.1',
+         'fd09::200', '2001:db8::1')
 SEEDS = st.integers(0, 1 << 32)
-SELECTORS = ('a', 'b', 'c', 'd')
+SELECTORS = ('a', 'b', 'c', 'd', 'nodes')
+ENTITIES = ('entity:host', 'entity:remote-node', 'entity:cluster',
+            'entity:world')
+BLOCKS = tuple('block%d' % place for place in range(6))
+NETWORKS = {
+    4: ('0.0.0.0/0', '10.0.0.0/8', '10.9.0.0/16', '10.9.0.0/24',
+        '10.9.0.0/30', '10.9.0.2/31', '10.9.0.1/32', '10.9.0.200/32',
+        '192.0.2.0/24', '192.0.2.7/32'),
+    6: ('::/0', 'fd00::/8', 'fd09::/64', 'fd09::/127', 'fd09::1/128',
+        'fd09::200/128')}
+RULESETS = 6
 UIDS = ('u1', 'u2', 'u3')
 PROBES = ((6, 80), (6, 443), (17, 80), (1, 8 << 8))
 
@@ -52,21 +65,33 @@ def make_groups(rng):
     groups = [model.RuleGroup(
         rng.choice(tuple(model.Tier)), 0, rng.choice(VERDICTS),
         rng.choice((None, *[frozenset(rng.sample(
-            (*SELECTORS, 'entity:host'), rng.randint(1, 2)))] * 4)),
+            (*SELECTORS, *ENTITIES, *BLOCKS), rng.randint(1, 3)))] * 4)),
         rng.choice(PORTS)) for _ in range(rng.randint(1, 7))]
     return tuple(sorted(groups, key=lambda group: group.tier))
+
+
+def make_block(rng):
+    networks = NETWORKS[rng.choice((4, 4, 6))]
+    return model.Block(rng.choice(networks), tuple(sorted(rng.sample(
+        networks, rng.choice((0, 0, 1, 2))))))
 
 
 def change(rng, world):
     """Another world: some parts anew, some as they were."""
     memberships, judged, active, nodes = world
     memberships = {
-        name: frozenset(address for address in ADDRESSES
-                        if rng.random() < .4)
+        name: frozenset(address for address in (
+            REMOTE if name == 'nodes' else ADDRESSES) if rng.random() < .4)
         if rng.random() < .5 else members
-        for name, members in memberships.items()}
+        for name, members in memberships.items() if name in SELECTORS}
+    # Whoever is in a selector is in the one of its entity.
+    memberships['entity:remote-node'] = memberships['nodes'] | {
+        address for address in REMOTE if rng.random() < .5}
+    memberships['entity:cluster'] = frozenset(
+        address for address in ADDRESSES if rng.random() < .5).union(
+            *(memberships[name] for name in SELECTORS if name != 'nodes'))
     if rng.random() < .7:
-        choices = ['r%d' % place for place in range(4)] * 3 + [
+        choices = ['r%d' % place for place in range(RULESETS)] * 3 + [
             model.ALLOW_ALL, model.DENY_ALL]
         judged = {uid: (rng.choice(choices), rng.choice(choices))
                   for uid in UIDS if rng.random() < .9}
@@ -80,14 +105,16 @@ def change(rng, world):
 def make_history(seed):
     rng = random.Random(seed)
     rulesets = {model.Direction.INGRESS: {
-        'r%d' % place: make_groups(rng) for place in range(4)}}
+        'r%d' % place: make_groups(rng) for place in range(RULESETS)}}
+    blocks = {name: make_block(rng) for name in BLOCKS}
     world = (dict.fromkeys(SELECTORS, frozenset()), {}, frozenset(UIDS),
              NODES)
     history = []
     for _ in range(rng.randint(2, 5)):
         world = change(rng, world)
         memberships, judged, active, nodes = world
-        history.append((sim.make_view(memberships, rulesets, judged),
+        history.append((sim.make_view(memberships, rulesets, judged,
+                                      blocks=blocks, remote=REMOTE),
                         active, nodes))
     return history
 
@@ -98,31 +125,37 @@ def locals_for(active):
 
 
 def allowed_verdicts(old, new, uid, direction, peer, protocol, port):
-    """Verdicts before, in the middle (new members, old rulesets), after."""
+    """Verdicts before, in the middle (new members, old rulesets), after.
+
+    In the middle a new member of some selector is what it is, though the
+    selectors of entities may not be told anew.
+    """
     found = set()
-    for view, members, nodes, active in (
-            old, (old[0], {**old[1], **{
-                name: new[1][name] for name in named(new[0])}},
-                new[2], old[3]), new):
+    middle = {**old[1], **{name: new[1][name] for name in named(new[0])}}
+    entity = {name: new[1][name] for name in ENTITIES if name in new[1]}
+    for view, selectors, nodes, active in (
+            old, (old[0], middle, new[2], old[3]),
+            (old[0], {**middle, **entity}, new[2], old[3]), new):
         endpoint = view and view.endpoints.get(uid)
         if endpoint is None or uid not in active:
             found.add('deny')
         else:
             found.add(sim.verdict(
-                view, members, nodes, getattr(endpoint, direction), peer,
+                view, selectors, nodes, getattr(endpoint, direction), peer,
                 protocol, port))
     return found
 
 
 def named(view):
-    return {name for endpoint in view.endpoints.values()
-            for ruleset in (endpoint.ingress, endpoint.egress)
-            if ruleset in view.rulesets
-            for group in view.rulesets[ruleset].groups
-            for name in group.peers or () if name in view.selectors}
+    return entities.needed(
+        name for endpoint in view.endpoints.values()
+        for ruleset in (endpoint.ingress, endpoint.egress)
+        if ruleset in view.rulesets
+        for group in view.rulesets[ruleset].groups
+        for name in group.peers or ())
 
 
-EMPTY = (None, {name: frozenset() for name in SELECTORS}, (), frozenset())
+EMPTY = (None, {}, (), frozenset())
 
 
 class TestOrder(base.TestCase):
@@ -135,7 +168,7 @@ class TestOrder(base.TestCase):
             maps = sim.Maps()
             old = EMPTY
             for view, active, nodes in history:
-                new = (view, sim.members_of(view), nodes, active)
+                new = (view, view.selectors, nodes, active)
                 planned = planner.plan(view, locals_for(active), nodes)
                 segments = sim.run(maps, planned)
                 check(segments, old, new)
@@ -180,8 +213,8 @@ class TestOrder(base.TestCase):
         _, maps = self.play(history, lambda *args: None, page_bits)
         _, fresh = self.play(history[-1:], lambda *args: None, page_bits)
         view, active, nodes = history[-1]
-        new = (view, sim.members_of(view), nodes, active)
-        for kind in (rows.ADDR, rows.LOCAL, rows.ENDPOINT):
+        new = (view, view.selectors, nodes, active)
+        for kind in (rows.ADDR, rows.CIDR, rows.LOCAL, rows.ENDPOINT):
             self.assertEqual(keys(fresh, kind), keys(maps, kind))
         for kind in (rows.GROUP, rows.PORT):
             self.assertEqual(len(keys(fresh, kind)), len(keys(maps, kind)))
@@ -255,6 +288,53 @@ class TestOrder(base.TestCase):
             self.assertEqual(verdict, sim.read(
                 lambda: maps, 1, 'ingress', ADDRESSES[3], 6, 80))
 
+    def test_world_becomes_a_pod(self):
+        """A block of one address, which some pod gets and loses."""
+        block = {'x': model.Block('10.9.0.1/32')}
+        rulesets = {model.Direction.INGRESS: {'r0': (model.RuleGroup(
+            model.Tier.NETWORK_POLICY, 0, model.Verdict.ALLOW,
+            frozenset(('x', 'entity:cluster'))),)}}
+        planner, maps = plan.Planner(sim.allocator()), sim.Maps()
+        key = rows.ADDR, rows.AddrKey(planner.spaces[4], '10.9.0.1')
+        for pods, entity in (((), 4), (('10.9.0.1',), 1), ((), 4)):
+            sim.run(maps, planner.plan(sim.make_view(
+                {'entity:cluster': pods, 'entity:remote-node': ()}, rulesets,
+                {'u1': ('r0', model.ALLOW_ALL)}, blocks=block),
+                locals_for(UIDS), ()))
+            self.assertEqual(entity, maps.rows[key].entity)
+            self.assertEqual('allow', sim.read(
+                lambda: maps, 1, 'ingress', '10.9.0.1', 6, 80))
+            self.assertEqual('deny', sim.read(
+                lambda: maps, 1, 'ingress', '10.9.0.2', 6, 80))
+
+    def test_blocks_are_nested_newly(self):
+        def rules(*peers):
+            return (model.RuleGroup(model.Tier.NETWORK_POLICY, 0,
+                                    model.Verdict.DENY, frozenset(peers)),
+                    model.RuleGroup(model.Tier.NETWORK_POLICY, 1,
+                                    model.Verdict.ALLOW))
+
+        rulesets = {model.Direction.INGRESS: {
+            'r0': rules('wide'), 'r1': rules('wide', 'narrow')}}
+        blocks = {'wide': model.Block('0.0.0.0/0', ('10.0.0.0/8',)),
+                  'narrow': model.Block('10.9.0.0/24', ('10.9.0.2/31',))}
+        planner, maps = plan.Planner(sim.allocator()), sim.Maps()
+        for name, prefixes in (
+                ('r0', {'0.0.0.0/0', '10.0.0.0/8'}),
+                ('r1', {'0.0.0.0/0', '10.0.0.0/8', '10.9.0.0/24',
+                        '10.9.0.2/31'}),
+                ('r0', {'0.0.0.0/0', '10.0.0.0/8'})):
+            sim.run(maps, planner.plan(sim.make_view(
+                {}, rulesets, {'u1': (name, model.ALLOW_ALL)},
+                blocks=blocks), locals_for(UIDS), ()))
+            self.assertEqual(prefixes, keys(maps, rows.CIDR))
+            for peer, verdict in (
+                    ('10.9.0.1', 'deny' if name == 'r1' else 'allow'),
+                    ('10.9.0.3', 'allow'), ('10.8.0.1', 'allow'),
+                    ('192.0.2.1', 'deny'), ('2001:db8::1', 'allow')):
+                self.assertEqual(verdict, sim.read(
+                    lambda: maps, 1, 'ingress', peer, 6, 80))
+
     def test_same_view_again_writes_nothing(self):
         view = sim.make_view(
             {'a': ADDRESSES[:2]},
@@ -269,5 +349,5 @@ class TestOrder(base.TestCase):
 
 def keys(maps, table):
     """Keys without numbers that depend on history."""
-    return {getattr(key, 'address', key)
+    return {getattr(key, 'address', getattr(key, 'network', key))
             for name, key in maps.rows if name == table}

@@ -134,6 +134,92 @@ class TestLimits(base.TestCase):
                 self.assertEqual('deny', sim.read(
                     lambda: maps, 1, 'ingress', '10.9.0.1', 6, 80))
 
+    def test_too_many_port_prefixes(self):
+        # Odd ports: no two make a prefix.
+        ports = frozenset(model.PortRange(protocol, port, port)
+                          for protocol in (6, 17)
+                          for port in range(1, 16386, 4))
+        planner = self.planner()
+        denied = self.plan(planner, view(
+            {'a': ('10.9.0.1',)}, r1=ruleset('a', ports=ports),
+            r2=ruleset('a')))
+        self.assertEqual(['u1'], list(denied))
+        self.assertIn('port prefixes', denied['u1'])
+        self.assertEqual('allow', self.judges(2))
+
+    def test_too_many_classes(self):
+        planner = self.planner(classes=3)
+        members = {'a': ('10.9.0.1',), 'b': ('10.9.0.1', '10.9.0.2'),
+                   'c': ('10.9.0.3', '10.9.0.4'), 'd': ('10.9.0.4',)}
+        denied = self.plan(planner, view(
+            members, r1=ruleset('a', 'b', 'c', 'd'), r2=ruleset('a')))
+        self.assertEqual(['u1'], list(denied))
+        self.assertIn('peer classes', denied['u1'])
+        self.assertEqual('allow', self.judges(2))
+
+    def block_view(self, blocks, **rulesets):
+        return sim.make_view(
+            {'a': ('10.9.0.1',)}, {model.Direction.INGRESS: rulesets},
+            {'u' + name[1:]: (name, model.ALLOW_ALL) for name in rulesets},
+            blocks=blocks)
+
+    def test_too_many_prefixes(self):
+        planner = self.planner(prefixes=3)
+        many = model.Block('10.0.0.0/8', ('10.1.0.0/16', '10.2.0.0/16',
+                                          '10.3.0.0/16'))
+        few = model.Block('10.9.0.0/24', ('10.9.0.7/32',))
+        rulesets = {'r1': ruleset('many'), 'r2': ruleset('few', 'a')}
+        blocks = {'many': many, 'few': few}
+        denied = self.plan(planner, self.block_view(blocks, **rulesets))
+        self.assertEqual(['u1'], list(denied))
+        self.assertIn('blocks of addresses', denied['u1'])
+        self.assertEqual({'10.9.0.0/24'},
+                         test_plan.keys(self.maps, rows.CIDR))
+        for peer, verdict in (('10.9.0.1', 'allow'), ('10.9.0.9', 'allow'),
+                              ('10.9.0.7', 'deny'), ('10.8.0.1', 'deny')):
+            self.assertEqual(verdict, self.judges(2, peer))
+            self.assertEqual('deny', self.judges(1, peer))
+        # Smaller, it fits.
+        blocks['less'] = model.Block('10.0.0.0/8', ('10.1.0.0/16',))
+        rulesets['r1'] = ruleset('less')
+        self.assertEqual({}, self.plan(planner, self.block_view(
+            blocks, **rulesets)))
+        self.assertEqual('allow', self.judges(1, '10.8.0.1'))
+        self.assertEqual('deny', self.judges(1, '10.1.0.1'))
+        self.assertEqual('allow', self.judges(1, '10.9.0.1'))
+
+    def test_too_many_blocks_in_each_other(self):
+        planner = self.planner(covering=20)
+        blocks = {'b%d' % place: model.Block('10.0.0.0/8', (
+            '10.%d.0.0/16' % place,)) for place in range(8)}
+        denied = self.plan(planner, self.block_view(
+            blocks, r1=ruleset(*blocks), r2=ruleset('b1')))
+        self.assertEqual(['u1'], list(denied))
+        self.assertEqual('allow', self.judges(2))
+
+    def test_a_block_that_is_none_or_another(self):
+        planner = self.planner()
+        rulesets = {'r1': ruleset('x'), 'r2': ruleset('a')}
+        for block, denied in ((model.Block('10.9.0.0/33'), ['u1']),
+                              (model.Block('10.9.0.0/24'), []),
+                              (model.Block('10.8.0.0/24'), ['u1']),
+                              (model.Block('10.8.0.0/24'), [])):
+            found = self.plan(planner, self.block_view({'x': block},
+                                                       **rulesets))
+            self.assertEqual(denied, list(found))
+            self.assertEqual('allow', self.judges(2))
+        self.assertEqual('deny', self.judges(1))
+        self.assertEqual('allow', self.judges(1, '10.8.0.1'))
+
+    def test_entities_that_nothing_tells(self):
+        planner = self.planner()
+        denied = self.plan(planner, view(
+            {'a': ('10.9.0.1',), 'entity:remote-node': ()},
+            r1=ruleset('entity:world'), r2=ruleset('a'),
+            r3=ruleset('entity:remote-node')))
+        self.assertEqual(['u1'], list(denied))
+        self.assertIn('selector entity:cluster', denied['u1'])
+
     def test_missing_parts_of_a_view(self):
         planner = self.planner()
         made = view({'a': ('10.9.0.1',)}, r1=ruleset('a'), r2=ruleset('b'),
@@ -158,7 +244,8 @@ class TestLimits(base.TestCase):
     def test_neighbours_are_judged_by_their_rulesets(
             self, seed, rulesets, addresses, own_rows, all_rows):
         bounds = limits.Limits(
-            rulesets=rulesets, addresses=addresses, classes=addresses,
+            rulesets=rulesets, addresses=addresses, prefixes=6,
+            classes=addresses + 6,
             ruleset_peer_rows=own_rows, peer_rows=all_rows)
         planner = plan.Planner(sim.allocator(), bounds)
         maps = sim.Maps()
@@ -170,10 +257,11 @@ class TestLimits(base.TestCase):
             self.assertEqual(planner.tables(), maps.rows)
             counted = {table: sum(1 for kind, _ in maps.rows
                                   if kind == table)
-                       for table in (rows.ADDR, rows.PEER)}
+                       for table in (rows.ADDR, rows.CIDR, rows.PEER)}
+            self.assertLessEqual(counted[rows.CIDR], 6)
             self.assertLessEqual(counted[rows.ADDR], addresses)
             self.assertLessEqual(counted[rows.PEER], all_rows)
-            new = (view_, sim.members_of(view_), (), active)
+            new = (view_, view_.selectors, (), active)
             for number, uid in enumerate(test_plan.UIDS, 1):
                 peer = rng.choice(test_plan.PEERS)
                 probe = rng.choice(test_plan.PROBES)

@@ -74,7 +74,8 @@ class TestClasses(base.TestCase):
         update = self.classes.update({'s1': ['a', 'b', 'c'], 's2': ['c']})
         self.assertEqual({'a': 16, 'b': 16, 'c': 17}, update.moves)
         self.assertEqual((16, 17), update.created)
-        self.assertEqual((POD, {'s1', 's2'}), self.classes.definitions[17])
+        self.assertEqual(classes.Definition(POD, frozenset({'s1', 's2'})),
+                         self.classes.definitions[17])
 
     def test_the_smaller_part_moves(self):
         pods = numbered('p', 0, 1000)
@@ -117,6 +118,8 @@ class TestClasses(base.TestCase):
             WORLD, self.classes.definitions[update.moves['a']].entity)
         # The entity is written with the address.
         update = self.classes.update({}, {'a': None})
+        self.assertEqual({}, update.moves)
+        update = self.classes.forget(())
         self.assertEqual(
             POD, self.classes.definitions[update.moves['a']].entity)
         self.assertEqual(('n',), self.classes.update({}, {'n': None}).gone)
@@ -135,10 +138,11 @@ class TestClasses(base.TestCase):
             for judged in node.carry_out(node.classes.update(change)):
                 for address in ADDRESSES:
                     self.assertIn(judged[address], (
-                        before[address], (POD, after[address])
+                        before[address],
+                        classes.Definition(POD, after[address])
                         if after[address] else None))
             self.assertEqual(
-                {address: (POD, found) if found else None
+                {address: classes.Definition(POD, found) if found else None
                  for address, found in after.items()}, node.judged())
             self.assertEqual(set(node.rows), set(node.classes.definitions))
             self.assertEqual(node.addresses, node.classes.numbers)
