@@ -70,8 +70,11 @@ def assemble(epoch: int, held: Mapping[str, Held]) -> Assembled:
             rulesets[value.id] = value
         elif isinstance(value, model.Selector):
             selectors[value.id] = value
+    outside = {name for name, selector in selectors.items()
+               if selector.block is not None and selector.block.outside}
     for ruleset in list(rulesets.values()):
-        missing = entities.needed(_peers(ruleset)) - selectors.keys()
+        missing = (entities.needed(_peers(ruleset), outside)
+                   - selectors.keys())
         if missing:
             del rulesets[ruleset.id]
             problems.append('ruleset:%s: selector %s is missing' % (

@@ -61,10 +61,12 @@ class Parsed(NamedTuple):
     """A block as prefixes.
 
     :ivar excepts: those that lie in the block, and not in each other.
+    :ivar outside: only the world's addresses are meant.
     """
 
     cidr: Prefix
     excepts: tuple[Prefix, ...]
+    outside: bool = False
 
 
 def parse(block: model.Block) -> Optional[Parsed]:
@@ -79,7 +81,7 @@ def parse(block: model.Block) -> Optional[Parsed]:
             return None
         if cidr.covers(part) and not (inside and inside[-1].covers(part)):
             inside.append(part)
-    return Parsed(cidr, tuple(inside))
+    return Parsed(cidr, tuple(inside), block.outside)
 
 
 def prefix(network: str) -> Prefix:
@@ -202,20 +204,32 @@ class Coverage:
         self._prefixes: dict[str, frozenset[str]] = {}
         self._spans = {4: _Spans(), 6: _Spans()}
         self._known = _Addresses()
+        # Of sets of blocks, what is left of them within the cluster.
+        self._outside: frozenset[str] = _NONE
+        self._within: dict[frozenset[str], frozenset[str]] = {}
 
     def __contains__(self, name: str) -> bool:
         """Whether something begins or ends at a prefix."""
         return name in self._prefixes
 
-    def of(self, name: str) -> frozenset[str]:
-        """Ids of the blocks that cover a prefix or an address."""
+    def of(self, name: str, world: bool = True) -> frozenset[str]:
+        """Ids of the blocks that cover a prefix or an address.
+
+        :param world: whether it is the world's; what is not is in no block
+            that means only what is outside of the cluster.
+        """
         found = self._prefixes.get(name)
-        if found is not None:
+        if found is None:
+            if not self._blocks:
+                return _NONE
+            version, number = _number(name)
+            found = self._spans[version].at(number)
+        if world or not self._outside:
             return found
-        if not self._blocks:
-            return _NONE
-        version, number = _number(name)
-        return self._spans[version].at(number)
+        within = self._within.get(found)
+        if within is None:
+            within = self._within[found] = found - self._outside
+        return within
 
     def learn(self, address: str) -> None:
         self._known.add(address)
@@ -252,6 +266,9 @@ class Coverage:
             begins[block.cidr].append(name)
             for part in block.excepts:
                 ends[part].append(name)
+        self._outside = frozenset(name for name, block
+                                  in self._blocks.items() if block.outside)
+        self._within = {}
         self._prefixes = {}
         self._spans = {4: _Spans(), 6: _Spans()}
         # Equal sets are one object.

@@ -257,7 +257,8 @@ class Classes:
                       if selectors is None or address in self._strangers
                       else entities.Entity.POD)
         return Definition(entity, selectors or frozenset(),
-                          self._coverage.of(address))
+                          self._coverage.of(
+                              address, entity is entities.Entity.WORLD))
 
     def _of(self, address):
         number = self._number.get(address)

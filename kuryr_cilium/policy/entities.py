@@ -18,7 +18,7 @@ of the peer's entity.
 """
 
 import enum
-from typing import Iterable
+from typing import Container, Iterable
 
 #: Classes below this number are reserved.
 FIRST_CLASS = 16
@@ -65,12 +65,19 @@ def is_entity(selector: str) -> bool:
     return selector in _TOLD_BY
 
 
-def needed(selectors: Iterable[str]) -> set[str]:
-    """Ids of the selectors whose members tell what some selectors match."""
+def needed(selectors: Iterable[str], outside: Container[str] = ()
+           ) -> set[str]:
+    """Ids of the selectors whose members tell what some selectors match.
+
+    :param outside: ids of those with a block that means only the world's
+        addresses.
+    """
     found = set()
     for selector in selectors:
         if selector in _TOLD_BY:
             found |= _TOLD_BY[selector]
         else:
             found.add(selector)
+            if selector in outside:
+                found |= _TOLD_BY[WORLD]
     return found

@@ -141,7 +141,8 @@ def _dump_selector(selector):
     }
     if selector.block is not None:
         wire['block'] = {'cidr': selector.block.cidr,
-                         'except': list(selector.block.excepts)}
+                         'except': list(selector.block.excepts),
+                         'outside': selector.block.outside}
     return wire
 
 
@@ -181,7 +182,8 @@ def _load_entity(value):
 def _load_block(wire):
     return model.Block(
         _network(_text(wire, 'cidr'), 'cidr'),
-        tuple(_network(text, 'except') for text in _texts(wire['except'])))
+        tuple(_network(text, 'except') for text in _texts(wire['except'])),
+        _typed(wire['outside'], bool))
 
 
 def _network(text, field):

@@ -141,7 +141,7 @@ def _compile(ruleset, rulesets):
 
 def _check_selectors(table, selectors, broken):
     # NOTE: a missing one could hide a deny rule's peers.
-    for selector in table.needed:
+    for selector in sorted(peers.needed((table,), selectors)):
         if selector not in selectors:
             raise exceptions.ViewUnusable(
                 reason=f'selector {selector} of ruleset {table.id} is '
@@ -154,8 +154,8 @@ def _check_selectors(table, selectors, broken):
 
 def _named(tables, selectors):
     """The selectors of some rulesets."""
-    names = set().union(*(table.needed for table in tables))
-    return {name: selectors[name] for name in names}
+    return {name: selectors[name]
+            for name in peers.needed(tables, selectors)}
 
 
 def _count(named):

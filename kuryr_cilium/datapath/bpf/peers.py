@@ -18,6 +18,7 @@ from typing import Iterable, Mapping, Optional
 
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.policy import blocks
+from kuryr_cilium.policy import compile as compiler
 from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
 
@@ -42,6 +43,20 @@ class Peers:
     told: Mapping[str, entities.Entity] = dataclasses.field(
         default_factory=dict)
     block: Optional[blocks.Parsed] = None
+
+    @property
+    def outside(self) -> bool:
+        """Whether only the world's addresses are meant."""
+        return self.block is not None and self.block.outside
+
+
+def needed(tables: Iterable[compiler.Table],
+           selectors: Mapping[str, Peers]) -> set[str]:
+    """Ids of the selectors whose members some rulesets need."""
+    named = set().union(*(table.needed for table in tables))
+    return entities.needed(named, {name for name in named
+                                   if name in selectors
+                                   and selectors[name].outside}) | named
 
 
 def read(selector: model.Selector) -> Peers:

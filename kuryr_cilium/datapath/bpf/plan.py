@@ -229,8 +229,8 @@ class Planner:
 
         :returns: the update, and the selectors by which definitions differ.
         """
-        named = set().union(*(table.needed
-                              for table in admission.tables.values()))
+        named = peers_.needed(admission.tables.values(), {
+            name: found for name, (_, found) in self._read.items()})
         changed = {}
         for name in named:
             now, before = self._read[name][1], self._peers.get(name)
@@ -372,8 +372,8 @@ class Planner:
 
     def _clean(self, update, retired):
         """The steps after the flips: forget what no ruleset names."""
-        named = set().union(*(live.table.needed
-                              for live in self._live.values()))
+        named = peers_.needed(
+            (live.table for live in self._live.values()), self._peers)
         unused = self._peers.keys() - named
         for name in unused:
             del self._peers[name]

@@ -183,7 +183,9 @@ def matches(selectors, nodes, name, peer):
         return entity_of(selectors, nodes, peer) in entity
     selector = selectors[name]
     return any(peer in member.addresses for member in selector.members) or (
-        selector.block is not None and in_block(selector.block, peer))
+        selector.block is not None and in_block(selector.block, peer)
+        and not (selector.block.outside
+                 and entity_of(selectors, nodes, peer) != Entity.WORLD))
 
 
 def oracle(ruleset, selectors, nodes, peer, protocol, port):

@@ -73,7 +73,7 @@ def make_groups(rng):
 def make_block(rng):
     networks = NETWORKS[rng.choice((4, 4, 6))]
     return model.Block(rng.choice(networks), tuple(sorted(rng.sample(
-        networks, rng.choice((0, 0, 1, 2))))))
+        networks, rng.choice((0, 0, 1, 2))))), rng.random() < .3)
 
 
 def change(rng, world):
@@ -147,12 +147,14 @@ def allowed_verdicts(old, new, uid, direction, peer, protocol, port):
 
 
 def named(view):
-    return entities.needed(
+    return entities.needed((
         name for endpoint in view.endpoints.values()
         for ruleset in (endpoint.ingress, endpoint.egress)
         if ruleset in view.rulesets
         for group in view.rulesets[ruleset].groups
-        for name in group.peers or ())
+        for name in group.peers or ()), {
+            name for name, selector in view.selectors.items()
+            if selector.block and selector.block.outside})
 
 
 EMPTY = (None, {}, (), frozenset())

@@ -70,6 +70,7 @@ class TestBlocks(base.TestCase):
         self.assertEqual(['10.1.0.0/16'],
                          [part.name for part in parsed.excepts])
 
+    @hypothesis.settings(deadline=None)
     @hypothesis.given(CHANGES)
     def test_every_address_is_in_the_blocks_that_hold_it(self, changes):
         coverage = blocks.Coverage()

@@ -31,7 +31,8 @@ network = st.ip_addresses().flatmap(lambda found: st.integers(
     0, found.max_prefixlen).map(lambda length: str(ipaddress.ip_network(
         (found, length), strict=False))))
 blocks = st.builds(model.Block, cidr=network,
-                   excepts=st.lists(network, max_size=3).map(tuple))
+                   excepts=st.lists(network, max_size=3).map(tuple),
+                   outside=st.booleans())
 selectors = st.builds(
     model.Selector, id=text, definition=text, members=st.lists(st.builds(
         model.Member, uid=text,
@@ -134,7 +135,8 @@ class RoundTripTestCase(base.TestCase):
                 {'uid': 'n1', 'addresses': ['192.0.2.1'],
                  'entity': 'remote-node'}],
             'block': {'cidr': '10.0.0.0/8',
-                      'except': ['10.1.0.0/16', '10.9.0.1/32']},
+                      'except': ['10.1.0.0/16', '10.9.0.1/32'],
+                      'outside': False},
         }, objects.dump(BLOCK))
 
     def test_older_readers_refuse_what_they_would_overlook(self):
@@ -224,7 +226,10 @@ class RefusedTestCase(base.TestCase):
                                'Error')
         for field, value in (('block', None), ('block', '10.0.0.0/8'),
                              ('block', {'cidr': '10.0.0.0/8'}),
-                             ('block', {'except': []}),
+                             ('block', {'except': [], 'outside': True}),
+                             ('block', {'cidr': '::/0', 'except': []}),
+                             ('block', {'cidr': '::/0', 'except': [],
+                                        'outside': 1}),
                              ('members', [{'uid': 'u', 'addresses': [],
                                            'entity': 'host'}]),
                              ('members', [{'uid': 'u', 'addresses': [],
@@ -235,6 +240,7 @@ class RefusedTestCase(base.TestCase):
                         'fe80::%1/128', '10.0.0.0/08', '', 'any', 8):
             for field in ({'cidr': network, 'except': []},
                           {'cidr': '10.0.0.0/8', 'except': [network]}):
+                field['outside'] = False
                 self.assertRefused(dict(objects.dump(BLOCK), block=field),
                                    'Error')
         for field, value in (('tier', 'odd'), ('verdict', 'maybe'),
