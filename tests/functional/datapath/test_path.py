@@ -24,7 +24,7 @@ from tests.functional.datapath import packets as p
 from tests.functional.datapath import paths
 from tests.functional.datapath import scene
 
-FAMILIES = (4, 6)
+FAMILIES = paths.FAMILIES
 #: <linux/in.h>
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 10, 0
 _SENT = 8 << 20
