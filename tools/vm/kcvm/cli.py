@@ -15,6 +15,7 @@
 import argparse
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 
@@ -62,6 +63,8 @@ def build(where):
 def main():
     args = parser().parse_args()
     where = packages.Folders(settings.Settings())
+    # QEMU ends with this command.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if os.geteuid() != 0:
             raise settings.LabError('run me as root: the VM sees what I see')
