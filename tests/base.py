@@ -12,9 +12,14 @@
 
 """What every test shares."""
 
+import os
 import time
 
 from oslotest import base
+
+
+#: How much slower than a usual one the machine is (tools/vm emulates one).
+_SLOWNESS = float(os.environ.get('KURYR_CILIUM_TEST_SLOWNESS') or 1)
 
 
 class TestCase(base.BaseTestCase):
@@ -25,17 +30,23 @@ class TestCase(base.BaseTestCase):
         return wait_until(predicate, timeout, message)
 
 
+def scaled(seconds):
+    """A deadline of so many seconds, on this machine."""
+    return seconds * _SLOWNESS
+
+
 def wait_until(predicate, timeout=10.0, message=None, interval=0.02):
     """Wait for a condition.
 
     :param predicate: called until what it returns is true; a callable
         without arguments.
-    :param timeout: seconds.
+    :param timeout: seconds, on a machine of the usual speed.
     :param message: what was waited for, text or a callable that returns it.
     :param interval: seconds between two calls.
     :returns: what predicate returned.
     :raises: AssertionError after timeout.
     """
+    timeout = scaled(timeout)
     deadline = time.monotonic() + timeout
     while True:
         value = predicate()

@@ -208,7 +208,14 @@ __noinline int kc_parse_options(struct __sk_buff *skb, __u32 size)
 
 	if (!c)
 		return KC_DROP_INTERNAL;
-	if (size < 4 || size > sizeof(c->options))
+	if (size < 4)
+		return KC_DROP_MALFORMED;
+	/*
+	 * The compiler would make one comparison of the two, of size - 41: Linux
+	 * 6.12 doesn't conclude from that what size is.
+	 */
+	asm volatile("" : "+r"(size));
+	if (size > sizeof(c->options))
 		return KC_DROP_MALFORMED;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct iphdr), c->options,
 			       size))

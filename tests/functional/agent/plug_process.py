@@ -32,6 +32,7 @@ from kuryr_cilium.datapath.bpf import driver as bpf_driver
 from kuryr_cilium.linux import netlink
 from kuryr_cilium.policy import model
 from kuryr_cilium import vif as kc_vif
+from tests import base
 from tests.functional.agent import fakes
 
 UID = '0b5ad0a4-0000-4000-8000-000000000001'
@@ -49,6 +50,7 @@ def plugger(kind, folder, ovsdb):
     for module in (binding_conf, datapath_conf):
         module.register_opts(conf)
     conf.set_override('ovsdb_connection', ovsdb, 'binding')
+    conf.set_override('ovsdb_timeout', int(base.scaled(10)), 'binding')
     if kind == 'fake':
         datapath = fakes.Datapath(folder + '/datapath.json')
     else:
@@ -89,7 +91,8 @@ def main(kind, folder, ovsdb, command, vif, netns, container):
     if kind == 'bpf':
         made._datapath.apply(view(vif))
     if command == 'add':
-        made.add(request(vif, netns, container), time.monotonic() + 30)
+        made.add(request(vif, netns, container),
+                 time.monotonic() + base.scaled(30))
     else:
         made.delete(container, 'eth0')
 

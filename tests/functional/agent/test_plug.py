@@ -90,7 +90,7 @@ class PlugCase(base.TestCase):
     def add(self, *args, seconds=20, **kwargs):
         self.bring_in_force()
         return self.plugger.add(self.request(*args, **kwargs),
-                                time.monotonic() + seconds)
+                                time.monotonic() + base.scaled(seconds))
 
     def ping(self, namespace=None, address=None):
         """From the host to the pod, by the host's route.
@@ -99,13 +99,14 @@ class PlugCase(base.TestCase):
         """
         addresses = (address,) if address else kc_vif.addresses(self.vif)
         return all(subprocess.run(
-            ['ping', '-c', '1', '-W', '2', one],
+            ['ping', '-c', '1', '-W', '%d' % base.scaled(2), one],
             capture_output=True).returncode == 0 for one in addresses)
 
     def seen(self):
         """All that a pod leaves on its node."""
         with netlink.Netlink() as net:
-            names = set(net.names()) - {'br-int', 'ovs-netdev'}
+            names = set(net.names()) - {
+                'br-int', 'ovs-' + fixtures.DATAPATH}
         records = os.path.join(self.folder, 'endpoints')
         return {
             'links': names,

@@ -12,7 +12,6 @@
 
 """Plugging pods into the real datapath: what passes, and when."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -79,9 +78,7 @@ class BPFCase(test_plug.PlugCase):
     def wait_for_packets(self):
         """Until the host has sent ten more to its pod."""
         def sent():
-            link, = json.loads(fixtures.run(
-                'ip', '-s', '-j', 'link', 'show', 'dev', self.links.kc))
-            return link['stats64']['tx']['packets']
+            return fixtures.counters(self.links.kc)['tx']['packets']
 
         wanted = sent() + 10
         self.assertEventually(lambda: sent() >= wanted)

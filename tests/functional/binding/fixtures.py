@@ -14,6 +14,7 @@
 
 import ctypes
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,10 @@ from vif_plug_ovs.ovsdb import impl_idl
 from kuryr_cilium.binding import ovsdb
 from kuryr_cilium.conf import binding as binding_conf
 from tests import base
+
+#: The datapath of Open vSwitch's bridges: 'netdev' is in ovs-vswitchd,
+#: 'system' in the kernel, which has to have it (tools/vm).
+DATAPATH = os.environ.get('KURYR_CILIUM_TEST_DATAPATH') or 'netdev'
 
 _CLONE_NEWNET = 0x40000000
 _SCHEMA = '/usr/share/openvswitch/vswitch.ovsschema'
@@ -44,6 +49,12 @@ def run(*command, netns=None, check=True):
         raise AssertionError('%s: %d %s' % (command, done.returncode,
                                             done.stderr))
     return done.stdout
+
+
+def counters(link):
+    """What the kernel has counted of a link of the node."""
+    found, = json.loads(run('ip', '-s', '-j', 'link', 'show', 'dev', link))
+    return found['stats64']
 
 
 class Namespace(fixtures.Fixture):
@@ -81,7 +92,7 @@ class Node(Namespace):
 
 
 class OpenVSwitch(fixtures.Fixture):
-    """ovsdb-server and ovs-vswitchd, userspace datapath, with br-int."""
+    """ovsdb-server and ovs-vswitchd, with br-int."""
 
     def _setUp(self):
         self.folder = self.useFixture(fixtures.TempDir()).path
@@ -96,7 +107,7 @@ class OpenVSwitch(fixtures.Fixture):
         self.vsctl('--no-wait', 'init')
         self.start_vswitchd()
         self.vsctl('add-br', 'br-int', '--', 'set', 'Bridge', 'br-int',
-                   'datapath_type=netdev', 'fail_mode=secure')
+                   'datapath_type=' + DATAPATH, 'fail_mode=secure')
 
     def start_database(self):
         self._start('ovsdb-server', self.folder + '/conf.db',
@@ -105,6 +116,10 @@ class OpenVSwitch(fixtures.Fixture):
                         message='ovsdb-server listens')
 
     def start_vswitchd(self):
+        if DATAPATH == 'system':
+            run('modprobe', 'openvswitch')
+            # Started earlier it makes no thread that serves the kernel.
+            base.wait_until(lambda: _uptime() > 11, 20)
         self._start('ovs-vswitchd', self.remote)
 
     def stop(self, name, number=signal.SIGKILL):
@@ -126,14 +141,15 @@ class OpenVSwitch(fixtures.Fixture):
             self.stop(name, signal.SIGTERM)
 
     def vsctl(self, *arguments):
-        return run('ovs-vsctl', '--timeout=20', '--db=' + self.remote,
-                   *arguments).strip()
+        return run('ovs-vsctl', '--timeout=%d' % base.scaled(20),
+                   '--db=' + self.remote, *arguments).strip()
 
     def will_install(self, tap):
         """Play ovn-controller for one port, once it is plugged."""
         process = subprocess.Popen([
-            'ovs-vsctl', '--timeout=30', '--db=' + self.remote, 'wait-until',
-            'Interface', tap, 'ofport>0', '--', 'set', 'Interface', tap,
+            'ovs-vsctl', '--timeout=%d' % base.scaled(30),
+            '--db=' + self.remote, 'wait-until', 'Interface', tap,
+            'ofport>0', '--', 'set', 'Interface', tap,
             'external_ids:ovn-installed=true'])
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
@@ -144,7 +160,8 @@ class OpenVSwitch(fixtures.Fixture):
         conf = cfg.ConfigOpts()
         binding_conf.register_opts(conf)
         conf.set_override('ovsdb_connection', self.remote, 'binding')
-        conf.set_override('ovsdb_timeout', timeout, 'binding')
+        conf.set_override('ovsdb_timeout', int(base.scaled(timeout)),
+                          'binding')
         return conf
 
     def _start(self, name, *arguments):
@@ -165,7 +182,8 @@ class Controller(fixtures.Fixture):
 
     def __init__(self, openvswitch):
         self._openvswitch = openvswitch
-        self._switch = ovsdb.Switch(openvswitch.remote, 10)
+        self._switch = ovsdb.Switch(openvswitch.remote,
+                                    int(base.scaled(10)))
         self._stop = threading.Event()
         self.idle = threading.Event()
 
@@ -185,10 +203,10 @@ class Controller(fixtures.Fixture):
                 if not names:
                     self._changed.wait(0.2)
             for name in names:
-                run('ovs-vsctl', '--timeout=5', '--no-wait',
-                    '--db=' + self._openvswitch.remote, '--if-exists', 'set',
-                    'Interface', name, 'external_ids:ovn-installed=true',
-                    check=False)
+                run('ovs-vsctl', '--timeout=%d' % base.scaled(5),
+                    '--no-wait', '--db=' + self._openvswitch.remote,
+                    '--if-exists', 'set', 'Interface', name,
+                    'external_ids:ovn-installed=true', check=False)
 
     def _uninstalled(self):
         if self.idle.is_set():
@@ -196,6 +214,11 @@ class Controller(fixtures.Fixture):
         return [port.name for port in self._switch.ports()
                 if port.iface_id and (port.ofport or -1) > 0 and
                 not port.installed]
+
+
+def _uptime():
+    with open('/proc/uptime') as file:
+        return float(file.read().split()[0])
 
 
 def _enter(fd):

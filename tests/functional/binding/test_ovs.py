@@ -45,7 +45,7 @@ class OVSCase(base.TestCase):
         self.driver.plug(self.vif, *POD)
 
     def soon(self, seconds=10):
-        return time.monotonic() + seconds
+        return time.monotonic() + base.scaled(seconds)
 
     def install(self):
         self.switch.will_install(self.links.tap).wait()
@@ -155,14 +155,14 @@ class TestPlug(OVSCase):
         self.assertEqual('"%s"' % self.vif.address, self.switch.vsctl(
             *get, 'external_ids:attached-mac'))
         self.assertGreater(int(self.switch.vsctl(*get, 'ofport')), 0)
-        self.assertEqual('netdev', self.switch.vsctl(
+        self.assertEqual(fixtures.DATAPATH, self.switch.vsctl(
             'get', 'Bridge', 'br-int', 'datapath_type'))
         self.assertEqual({self.vif.id}, self.driver.plugged())
 
     def test_bridge_keeps_its_datapath_type(self):
         del self.vif.port_profile.datapath_type
         self.create_and_plug()
-        self.assertEqual('netdev', self.switch.vsctl(
+        self.assertEqual(fixtures.DATAPATH, self.switch.vsctl(
             'get', 'Bridge', 'br-int', 'datapath_type'))
 
     def test_unplug(self):
@@ -177,7 +177,7 @@ class TestPlug(OVSCase):
     def test_unplug_after_the_bridge_is_gone(self):
         self.create_and_plug()
         self.switch.vsctl('add-br', 'br-new', '--', 'set', 'Bridge', 'br-new',
-                          'datapath_type=netdev')
+                          'datapath_type=' + fixtures.DATAPATH)
         self.switch.vsctl('del-br', 'br-int')
         self.driver.unplug(self.vif, *POD)
         self.assertEqual(set(), self.driver.found_links())

@@ -18,6 +18,8 @@ from kuryr_cilium.policy import model
 from tests import base
 from tests.functional.datapath import scene
 
+FAMILIES = (4, 6)
+
 
 def nothing(direction):
     """The ruleset of an isolated pod without a rule."""
@@ -51,11 +53,16 @@ class PathCase(base.TestCase):
             self.driver.activate(pod.attachment.vif_id)
 
     def ways(self):
-        """From a by the switch, by the local hop, and to a stranger."""
+        """From a by the switch, by the local hop, and to a stranger.
+
+        :returns: pairs of a target and a version, each while it is so.
+        """
         for fastpath in (False, True):
             self.apply(fastpath)
-            yield self.b
-        yield self.stranger
+            for version in FAMILIES:
+                yield self.b, version
+        for version in FAMILIES:
+            yield self.stranger, version
 
     def ping(self, source, target, version, *options):
         done = subprocess.run(
