@@ -1,0 +1,117 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Random cases until so many packets are judged, the same for each seed."""
+
+import contextlib
+import io
+import random
+import time
+
+import hypothesis
+from hypothesis import strategies as st
+
+from tests.differential import check
+from tests.unit.policy import strategies_policies
+from tests.unit.policy import strategies_worlds
+
+#: Own addresses of the nodes that have pods.
+OWN = {name: frozenset(strategies_policies.NODE_ADDRESSES[name])
+       for name in strategies_worlds.HOSTS}
+
+_EXAMPLES = 20
+
+
+class Found(Exception):
+    """A difference.
+
+    :ivar case: the smallest one that has it.
+    """
+
+    def __init__(self, case, error):
+        super().__init__(str(error))
+        self.case = case
+
+
+class Search:
+    """Runs cases.
+
+    :param seed: the same one gives the same cases.
+    :param decisions: how many packets are to be judged.
+    :param nodes: as check.Check has them.
+    :param progress: called with a check.Count now and then.
+    """
+
+    def __init__(self, seed, decisions, nodes=None, sample=120, between=12,
+                 progress=None, kinds=strategies_policies.KINDS, **more):
+        self._seeds = random.Random(seed)
+        self.count = check.Count(limit=decisions)
+        self._nodes = nodes
+        self._sample = sample
+        self._between = between
+        self._progress = progress or (lambda count: None)
+        self._kinds = kinds
+        self._more = more
+        self._smallest = None
+        self._told = time.monotonic()
+
+    def run(self):
+        """Judge packets.
+
+        :raises: Found with the first difference.
+        """
+        while not self.count.full:
+            self._some(self._seeds.getrandbits(64))
+
+    def _some(self, seed):
+        @hypothesis.seed(seed)
+        @hypothesis.settings(
+            max_examples=_EXAMPLES, deadline=None, database=None,
+            print_blob=False, report_multiple_bugs=False,
+            suppress_health_check=list(hypothesis.HealthCheck),
+            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink))
+        @hypothesis.given(strategies_worlds.worlds(self._kinds),
+                          st.integers(0, 1 << 32))
+        def examples(case, salt):
+            self._one(case, salt)
+
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said):
+                examples()
+        except Exception:
+            if self._smallest is None:
+                raise
+            case, error = self._smallest
+            raise Found(case, error) from error
+
+    def _one(self, case, salt):
+        if self.count.full:
+            return
+        count = self.count
+        if self._smallest is not None:
+            # All packets: a smaller case shall still have the one.
+            count = check.Count()
+        try:
+            check.Check(
+                strategies_worlds.HOSTS, self._nodes,
+                None if self._smallest is not None else self._sample,
+                self._between if self._smallest is None else 100,
+                count, **self._more).run(case, salt)
+        except Exception as error:
+            if self._smallest is None or len(case.dumps()) <= len(
+                    self._smallest[0].dumps()):
+                self._smallest = case, error
+            raise
+        if time.monotonic() > self._told + 5:
+            self._told = time.monotonic()
+            self._progress(self.count)
