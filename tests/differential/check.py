@@ -22,7 +22,14 @@ from tests.differential import reader
 
 
 class Difference(AssertionError):
-    """Somebody judges a packet otherwise than the oracle."""
+    """Somebody judges a packet otherwise than the oracle.
+
+    :ivar question: the packet.
+    """
+
+    def __init__(self, question, message):
+        super().__init__(message)
+        self.question = question
 
 
 @dataclasses.dataclass
@@ -52,15 +59,17 @@ class Check:
         is in their maps; none: only the tables are read.
     :param sample: packets a state; None: all.
     :param between: packets after each step of a change.
+    :param only: the one packet that is asked.
     """
 
     def __init__(self, hosts, nodes=None, sample=None, between=0,
-                 count=None, make_world=policy_world.World,
+                 count=None, only=None, make_world=policy_world.World,
                  truth: Callable = cases.truth):
         self._hosts = hosts
         self._nodes = nodes or {}
         self._sample = sample
         self._between = between
+        self._only = only
         self._make_world = make_world
         self._truth = truth
         self.count = count or Count()
@@ -112,23 +121,25 @@ class Check:
         """A function that asks in the middle of a change."""
         pods = [{cases.key('Pod', pod): pod for pod in cluster.pods}
                 for cluster in (before, truth)]
+        chosen = questions.Space(present, (host,)).some(
+            self._between, repr(('between', seed)))
+        if self._only is not None:
+            chosen = [self._only]
         asked = [
             (question, {cluster.judge(
                 known[question.uid], question.direction, question.peer,
                 question.protocol, question.port).allowed
                 for cluster, known in zip((before, truth), pods)})
-            for question in questions.Space(present, (host,)).some(
-                self._between, repr(('between', seed)))
-            if old.knows(question.uid) and new.knows(question.uid)
-            and node.knows(question.uid)]
+            for question in chosen
+            if all(judge.knows(question.uid) for judge in (old, new, node))]
 
         def ask(step):
             for question, verdicts in asked:
                 found = node.judge(question).allowed
                 if found not in verdicts:
-                    raise Difference('in step %s of the change before state '
-                                     '%s: %s is %s' % (step, seed[1],
-                                                       question, found))
+                    raise Difference(
+                        question, 'in step %s of the change before state %s: '
+                        '%s is %s' % (step, seed[1], question, found))
             self.count.between += len(asked)
 
         return ask
@@ -138,6 +149,9 @@ class Check:
         space = questions.Space(present, self._hosts)
         asked = (space.everything() if self._sample is None
                  else space.some(self._sample, repr(seed)))
+        if self._only is not None:
+            asked = [self._only] if (
+                self._only.uid, self._only.address) in space.subjects else []
         for question in asked:
             pod = pods[question.uid]
             host = pod['spec']['nodeName']
@@ -158,14 +172,14 @@ class Check:
             # The program lets pass what the node itself sends.
             return
         if not judge.knows(question.uid):
-            raise Difference('%s, state %s: %s is not known' % (
+            raise Difference(question, '%s, state %s: %s is not known' % (
                 who, seed[1], question))
         found = judge.judge(question)
         if found.allowed != wanted.allowed:
-            raise Difference('%s, state %s: %s is %s, and not %s' % (
+            raise Difference(question, '%s, state %s: %s is %s, and not %s' % (
                 who, seed[1], question, found, wanted))
         if found.names and wanted.rules and not set(
                 found.names) & set(wanted.rules):
-            raise Difference('%s, state %s: %s is decided by %s, and not by '
+            raise Difference(question, '%s, state %s: %s is decided by %s, and not by '
                              '%s' % (who, seed[1], question, found.names,
                                      wanted.rules))

@@ -62,6 +62,7 @@ class Search:
         self._kinds = kinds
         self._more = more
         self._smallest = None
+        self._question = None
         self._told = time.monotonic()
 
     def run(self):
@@ -97,17 +98,16 @@ class Search:
     def _one(self, case, salt):
         if self.count.full:
             return
-        count = self.count
+        count, more = self.count, dict(self._more)
         if self._smallest is not None:
-            # All packets: a smaller case shall still have the one.
-            count = check.Count()
+            # What is smaller shall have the same difference.
+            count, more = check.Count(), {**more, 'only': self._question}
         try:
-            check.Check(
-                strategies_worlds.HOSTS, self._nodes,
-                None if self._smallest is not None else self._sample,
-                self._between if self._smallest is None else 100,
-                count, **self._more).run(case, salt)
+            check.Check(strategies_worlds.HOSTS, self._nodes, self._sample,
+                        self._between, count, **more).run(case, salt)
         except Exception as error:
+            if self._smallest is None:
+                self._question = getattr(error, 'question', None)
             if self._smallest is None or len(case.dumps()) <= len(
                     self._smallest[0].dumps()):
                 self._smallest = case, error
