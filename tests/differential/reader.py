@@ -98,7 +98,10 @@ class Reader:
         """The selectors that match an address, and its entity."""
         if text not in self._found:
             members = self._members.get(text, ())
-            selectors = {name for name, _ in members}
+            # What entity it is says the address, not who lists it: to
+            # itself a node is no remote one.
+            selectors = {name for name, _ in members
+                         if not name.startswith('entity:')}
             entity = entities.Entity.WORLD
             known = {found for _, found in members}
             if text in self._own:
