@@ -180,6 +180,6 @@ class Check:
                 who, seed[1], question, found, wanted))
         if found.names and wanted.rules and not set(
                 found.names) & set(wanted.rules):
-            raise Difference(question, '%s, state %s: %s is decided by %s, and not by '
-                             '%s' % (who, seed[1], question, found.names,
-                                     wanted.rules))
+            raise Difference(
+                question, '%s, state %s: %s is decided by %s, and not by %s'
+                % (who, seed[1], question, found.names, wanted.rules))

@@ -23,6 +23,7 @@ from kuryr_cilium.policy.oracle import cluster as oracle
 from kuryr_cilium.rpc import objects
 from tests.differential import cases
 
+
 class Read(NamedTuple):
     """A verdict.
 

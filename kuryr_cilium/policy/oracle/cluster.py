@@ -12,7 +12,6 @@
 
 """The objects of a cluster, and how they judge a packet."""
 
-import dataclasses
 import ipaddress
 from typing import Any, Iterable, Mapping, NamedTuple, Optional
 
