@@ -62,6 +62,15 @@ class Space:
         self._peers = {4: [], 6: []}
         for address in sorted(_addresses(present), key=str):
             self._peers[address.version].append(str(address))
+        self._groups = {family: [peers] for family, peers
+                        in self._peers.items()}
+        for kind, of, often in (('Pod', oracle.addresses, 3),
+                                ('Node', oracle.node_addresses, 1)):
+            for family, groups in self._groups.items():
+                found = [address for obj in cases.of_kind(present, kind)
+                         for address in of(obj)
+                         if (':' in address) == (family == 6)]
+                groups += [found] * often if found else []
         self._packets = {4: _packets(present, ICMP),
                          6: _packets(present, ICMPV6)}
 
@@ -69,25 +78,29 @@ class Space:
         """Each question once."""
         for uid, address in self.subjects:
             family = 6 if ':' in address else 4
+            packets = dict.fromkeys(itertools.chain(*self._packets[family]))
             for direction, peer, packet in itertools.product(
-                    (EGRESS, INGRESS), self._peers[family],
-                    self._packets[family]):
+                    (EGRESS, INGRESS), self._peers[family], packets):
                 if peer != address:
                     yield Question(uid, direction, address, peer, *packet)
 
     def some(self, count, seed):
-        """So many questions, chosen at random."""
+        """So many questions, chosen at random.
+
+        There are many addresses outside the cluster, and many ports next to
+        those that matter: the others are chosen as often.
+        """
         if not self.subjects:
             return
         chosen = random.Random(seed)
         for _ in range(count):
             uid, address = chosen.choice(self.subjects)
             family = 6 if ':' in address else 4
-            peer = chosen.choice(self._peers[family])
+            peer = chosen.choice(chosen.choice(self._groups[family]))
             if peer != address:
                 yield Question(
                     uid, chosen.choice((EGRESS, INGRESS)), address, peer,
-                    *chosen.choice(self._packets[family]))
+                    *chosen.choice(chosen.choice(self._packets[family])))
 
 
 def _addresses(present):
@@ -145,18 +158,20 @@ def _usual(address):
 
 
 def _packets(present, icmp):
-    """(protocol, port) at the edges of ranges that policies name."""
-    ports = {80, 4000}
+    """Lists of (protocol, port): what is named, what is next to it, others."""
+    ports = {80}
     for (kind, _), obj in present.items():
         if kind in oracle.KINDS or kind == 'Pod':
-            for number in _numbers(obj, False):
-                ports.update((number - 1, number, number + 1))
-    ports = sorted(port for port in ports if 0 < port < 65536)
-    found = list(itertools.product((TCP, UDP, SCTP), ports))
+            ports.update(number for number in _numbers(obj, False)
+                         if 0 < number < 65536)
+    beside = {number + step for number in ports for step in (-1, 1)}
     types = (8, 13, 17) if icmp == ICMP else (128, 139, 200)
-    # Often enough that they are met.
-    return found + [(icmp, kind << 8) for kind in types] * 2 + [
-        (icmp, types[-1] << 8 | 3), (GRE, None), (GRE, None)]
+    named, others = ([
+        (protocol, port) for protocol in (TCP, UDP, SCTP)
+        for port in sorted(found) if 0 < port < 65536]
+        for found in (ports, {4000, *beside} - ports))
+    return named, named, others, [(icmp, kind << 8) for kind in types] + [
+        (icmp, types[-1] << 8 | 3), (GRE, None)]
 
 
 def _numbers(value, meant):

@@ -51,7 +51,7 @@ class Search:
     :param progress: called with a check.Count now and then.
     """
 
-    def __init__(self, seed, decisions, nodes=None, sample=120, between=12,
+    def __init__(self, seed, decisions, nodes=None, sample=100, between=16,
                  progress=None, kinds=strategies_policies.KINDS, **more):
         self._seeds = random.Random(seed)
         self.count = check.Count(limit=decisions)

@@ -61,6 +61,10 @@ def weighted(*pairs):
         lambda strategy: strategy)
 
 
+#: Of subjects, and of peers that shall be there.
+_BROAD = weighted((st.just({}), 1), (strategies.LABEL_SELECTORS, 1))
+
+
 def _excepts(cidr, inside):
     pool = V4_BLOCKS if ':' not in cidr else V6_BLOCKS
     if inside:
@@ -108,19 +112,19 @@ NETWORK_POLICIES = st.builds(
     lambda spec, selector: {**spec, 'podSelector': selector},
     strategies.optional(policyTypes=strategies.TYPES,
                         ingress=_rules('from'), egress=_rules('to')),
-    strategies.LABEL_SELECTORS)
+    _BROAD)
 
 
 # ClusterNetworkPolicy
 
-_CLUSTER_PODS = st.one_of(
-    st.builds(lambda where: {'namespaces': where},
-              strategies.NAMESPACE_SELECTORS),
-    st.builds(lambda where, pods: {'pods': {'namespaceSelector': where,
-                                            'podSelector': pods}},
-              strategies.NAMESPACE_SELECTORS, strategies.LABEL_SELECTORS))
-_NODES = st.builds(lambda labels: {'nodes': labels},
-                   strategies.LABEL_SELECTORS)
+_CLUSTER_PODS = weighted(
+    (st.just({'namespaces': {}}), 2),
+    (st.builds(lambda where: {'namespaces': where},
+               strategies.NAMESPACE_SELECTORS), 2),
+    (st.builds(lambda where, pods: {'pods': {'namespaceSelector': where,
+                                             'podSelector': pods}},
+               _BROAD, strategies.LABEL_SELECTORS), 3))
+_NODES = st.builds(lambda labels: {'nodes': labels}, _BROAD)
 _NETWORKS = st.builds(lambda found: {'networks': found},
                       st.lists(_BLOCKS, min_size=1, max_size=2, unique=True))
 _EGRESS_PEERS = weighted((_CLUSTER_PODS, 3), (_NETWORKS, 3), (_NODES, 2))
@@ -134,7 +138,8 @@ def _cluster_protocols(draw, named):
     if choice == 7 and named:
         return {'destinationNamedPort': draw(st.sampled_from(NAMES))}
     protocol = draw(_PROTOCOL).lower()
-    if not choice:
+    if not choice and not draw(st.integers(0, 7)):
+        # As an older schema leaves what it does not know.
         return {protocol: {}}
     first = draw(_PORT)
     ends = [port for port in strategies.PORTS if port > first]
@@ -162,8 +167,8 @@ CLUSTER_NETWORK_POLICIES = st.builds(
         'tier': tier, 'priority': priority, 'subject': subject, **rules},
     st.sampled_from(('Admin', 'Baseline')),
     st.sampled_from((0, 5, 5, 6, 1000)), _CLUSTER_PODS,
-    strategies.optional(ingress=st.lists(_cluster_rules('from'), max_size=3),
-                        egress=st.lists(_cluster_rules('to'), max_size=3)))
+    strategies.optional(ingress=lists(_cluster_rules('from'), 4),
+                        egress=lists(_cluster_rules('to'), 4)))
 
 
 # CiliumNetworkPolicy
@@ -177,7 +182,7 @@ _ACCOUNT = 'io.cilium.k8s.policy.serviceaccount'
 @st.composite
 def _endpoints(draw, elsewhere=True):
     """A selector with prefixes, of other namespaces too."""
-    selector = draw(strategies.LABEL_SELECTORS)
+    selector = draw(_BROAD)
     prefix = draw(st.sampled_from(_PREFIXES))
     labels = {prefix + key: value for key, value in
               (selector.get('matchLabels') or {}).items()}
@@ -270,7 +275,7 @@ def _cilium_rules(draw, direction, allow):
 def _cilium_spec(elsewhere):
     sections = {
         direction + ('' if allow else 'Deny'): st.lists(
-            _cilium_rules(direction, allow), max_size=2 if allow else 1)
+            _cilium_rules(direction, allow), max_size=3 if allow else 2)
         for direction in ('ingress', 'egress') for allow in (True, False)}
     return st.builds(
         lambda selector, spec, default: {

@@ -134,7 +134,7 @@ def objects(draw, kinds=strategies_policies.KINDS):
                 found.append(('EndpointSlice', draw(slices(name,
                                                            namespace))))
     found += [draw(strategies_policies.policies(number, kinds))
-              for number in range(draw(st.integers(1, 6)))]
+              for number in range(draw(st.integers(1, 9)))]
     return found
 
 
@@ -204,6 +204,10 @@ def _aged(draw, pod, choice):
 @st.composite
 def worlds(draw, kinds=strategies_policies.KINDS, most=5):
     """A case: a cluster, and changes of it one by one."""
+    if draw(st.booleans()):
+        # All kinds together leave little to the later tiers.
+        kinds = draw(st.lists(st.sampled_from(kinds), min_size=1,
+                              max_size=2, unique=True))
     found = draw(objects(kinds))
     case = cases.Case(found, [])
     present = case.present()
