@@ -35,11 +35,13 @@ def main():
     parser.add_argument('--decisions', type=int, default=20000)
     args = parser.parse_args()
     started = time.monotonic()
+    # What hypothesis prints of a case is not for here.
+    shown = sys.stdout
 
     def tell(count):
         print('%d decisions in %d states, %d more in the middle of changes, '
               '%.0f s' % (count.decisions, count.states, count.between,
-                          time.monotonic() - started), flush=True)
+                          time.monotonic() - started), file=shown, flush=True)
 
     with kernel.nodes(search.OWN) as (place, nodes):
         running = search.Search(args.seed, args.decisions, nodes,

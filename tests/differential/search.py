@@ -42,6 +42,10 @@ class Found(Exception):
         self.case = case
 
 
+class _Enough(BaseException):
+    """Ends a round of hypothesis at once: no failure, which it would catch."""
+
+
 class Search:
     """Runs cases.
 
@@ -89,6 +93,8 @@ class Search:
         try:
             with contextlib.redirect_stdout(said):
                 examples()
+        except _Enough:
+            return
         except Exception:
             if self._smallest is None:
                 raise
@@ -97,7 +103,7 @@ class Search:
 
     def _one(self, case, salt):
         if self.count.full:
-            return
+            raise _Enough
         count, more = self.count, dict(self._more)
         if self._smallest is not None:
             # What is smaller shall have the same difference.
