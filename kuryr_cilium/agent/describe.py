@@ -15,6 +15,7 @@
 import json
 from typing import Iterable, Mapping, Optional
 
+from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
 from kuryr_cilium import vif as kc_vif
 
@@ -98,7 +99,9 @@ def _rule(group, view):
     if group.peers is None:
         peers = ['anything']
     else:
-        peers = [_peer(view.selectors[peer]) for peer in sorted(group.peers)]
+        peers = [_peer(view.selectors[peer])
+                 if not entities.is_entity(peer) else peer
+                 for peer in sorted(group.peers)]
     if group.ports is None:
         ports = ['any']
     else:
@@ -108,6 +111,8 @@ def _rule(group, view):
 
 
 def _peer(selector):
+    if selector.block is not None:
+        return _compact(selector.definition)
     members = len(selector.members)
     return '%s (%d %s)' % (_compact(selector.definition), members,
                            'member' if members == 1 else 'members')

@@ -21,6 +21,7 @@ rule) as well as less.
 import dataclasses
 from typing import Iterable, Mapping
 
+from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
 from kuryr_cilium.rpc import objects
 
@@ -70,7 +71,7 @@ def assemble(epoch: int, held: Mapping[str, Held]) -> Assembled:
         elif isinstance(value, model.Selector):
             selectors[value.id] = value
     for ruleset in list(rulesets.values()):
-        missing = _peers(ruleset) - selectors.keys()
+        missing = entities.needed(_peers(ruleset)) - selectors.keys()
         if missing:
             del rulesets[ruleset.id]
             problems.append('ruleset:%s: selector %s is missing' % (

@@ -18,12 +18,14 @@ of the peer's entity.
 """
 
 import enum
+from typing import Iterable
 
 #: Classes below this number are reserved.
 FIRST_CLASS = 16
 
-#: Selectors that name entities. Their ids are fixed, and they are never
-#: sent: what they match follows from the entity alone.
+#: Selectors that name entities. Their ids are fixed. What they match follows
+#: from the entity of a peer alone; their members, where they are sent, tell
+#: the entity of addresses.
 CLUSTER = 'entity:cluster'
 HOST = 'entity:host'
 REMOTE_NODE = 'entity:remote-node'
@@ -46,3 +48,29 @@ SELECTORS = {
     Entity.REMOTE_NODE: frozenset((CLUSTER, REMOTE_NODE)),
     Entity.WORLD: frozenset((WORLD,)),
 }
+
+#: What a node must have been sent to tell which peers an entity selector
+#: matches. Its own addresses it knows by itself; what is in the world is what
+#: is in neither of the others.
+_TOLD_BY = {
+    HOST: frozenset(),
+    REMOTE_NODE: frozenset((REMOTE_NODE,)),
+    CLUSTER: frozenset((CLUSTER, REMOTE_NODE)),
+    WORLD: frozenset((CLUSTER, REMOTE_NODE)),
+}
+
+
+def is_entity(selector: str) -> bool:
+    """Whether an id is that of a selector that names an entity."""
+    return selector in _TOLD_BY
+
+
+def needed(selectors: Iterable[str]) -> set[str]:
+    """Ids of the selectors whose members tell what some selectors match."""
+    found = set()
+    for selector in selectors:
+        if selector in _TOLD_BY:
+            found |= _TOLD_BY[selector]
+        else:
+            found.add(selector)
+    return found

@@ -14,7 +14,9 @@
 
 Each object of a view (:mod:`kuryr_cilium.policy.model`) has a wire form: a
 dict of JSON types with ``kind`` and ``version``. A minor version may add
-fields, which an older reader ignores; another major version is refused.
+fields, which an older reader ignores; another major version is refused. So
+an object has the lowest version that says all of it: a selector whose block
+or whose nodes an older reader would overlook has one that it refuses.
 
 An object is known by its *key* and compared by its *digest*. A digest is
 taken of the wire form, as sent or as received, so that a reader that doesn't
@@ -22,15 +24,28 @@ know every field still agrees with the sender on what it has.
 """
 
 import hashlib
+import ipaddress
 import json
+import sys
 import typing
 
 from kuryr_cilium import exceptions
+from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
 
 VERSION = '1.0'
+#: Of selectors with a block, or with members that are no pods.
+VERSION_PEERS = '2.0'
 
 Object = typing.Union[model.Selector, model.RuleSet, model.Endpoint]
+
+_MAJORS = {version.split('.')[0] for version in (VERSION, VERSION_PEERS)}
+
+#: What members of selectors may be. HOST is none of it: which node is meant
+#: is for each node to say.
+_ENTITIES = {entities.Entity.POD: 'pod',
+             entities.Entity.REMOTE_NODE: 'remote-node',
+             entities.Entity.WORLD: 'world'}
 
 _ENDPOINT_TEXTS = ('uid', 'namespace', 'name', 'host', 'vif_id', 'mac',
                    'network_id', 'ingress', 'egress')
@@ -55,7 +70,7 @@ def digest(obj: typing.Union[Object, dict]) -> str:
 def dump(obj: Object) -> dict:
     """The wire form of an object: JSON types only, in a stable order."""
     kind = _kind_of(obj)
-    return {'kind': kind, 'version': VERSION, **_KINDS[kind].dump(obj)}
+    return {'kind': kind, 'version': _version(obj), **_KINDS[kind].dump(obj)}
 
 
 def load(wire: dict) -> Object:
@@ -66,11 +81,11 @@ def load(wire: dict) -> Object:
     kind = _kind(wire)
     version = wire.get('version')
     if (not isinstance(version, str) or
-            version.split('.')[0] != VERSION.split('.')[0]):
+            version.split('.')[0] not in _MAJORS):
         raise exceptions.InvalidWireObject(
             kind=kind, reason='version %r is not supported, this process '
-            'speaks %s: upgrade controllers and agents to releases next to '
-            'each other' % (version, VERSION))
+            'speaks %s and %s: upgrade controllers and agents to releases '
+            'next to each other' % (version, VERSION, VERSION_PEERS))
     try:
         return _KINDS[kind].load(wire)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -110,20 +125,73 @@ def _texts(values):
     return tuple(_typed(value, str) for value in _typed(values, list))
 
 
+def _version(obj):
+    if isinstance(obj, model.Selector) and (obj.block is not None or any(
+            member.entity is not entities.Entity.POD
+            for member in obj.members)):
+        return VERSION_PEERS
+    return VERSION
+
+
 def _dump_selector(selector):
-    return {
+    wire = {
         'id': selector.id,
         'definition': selector.definition,
-        'members': [{'uid': member.uid, 'addresses': list(member.addresses)}
-                    for member in selector.members],
+        'members': [_dump_member(member) for member in selector.members],
     }
+    if selector.block is not None:
+        wire['block'] = {'cidr': selector.block.cidr,
+                         'except': list(selector.block.excepts)}
+    return wire
+
+
+def _dump_member(member):
+    wire = {'uid': member.uid, 'addresses': list(member.addresses)}
+    if member.entity is not entities.Entity.POD:
+        wire['entity'] = _ENTITIES[member.entity]
+    return wire
 
 
 def _load_selector(wire):
     return model.Selector(
-        _text(wire, 'id'), _text(wire, 'definition'), tuple(
-            model.Member(_text(member, 'uid'), _texts(member['addresses']))
-            for member in _typed(wire['members'], list)))
+        _text(wire, 'id'), _text(wire, 'definition'),
+        tuple(_load_member(member)
+              for member in _typed(wire['members'], list)),
+        _load_block(wire['block']) if 'block' in wire else None)
+
+
+def _load_member(wire):
+    # NOTE: an address is in many selectors, and is to be in memory once.
+    return model.Member(
+        sys.intern(_text(wire, 'uid')),
+        tuple(map(sys.intern, _texts(wire['addresses']))),
+        _load_entity(wire['entity']) if 'entity' in wire
+        else entities.Entity.POD)
+
+
+def _load_entity(value):
+    for entity, name in _ENTITIES.items():
+        if value == name:
+            return entity
+    raise ValueError('entity %.64r is none of %s' % (
+        value, ', '.join(_ENTITIES.values())))
+
+
+def _load_block(wire):
+    return model.Block(
+        _network(_text(wire, 'cidr'), 'cidr'),
+        tuple(_network(text, 'except') for text in _texts(wire['except'])))
+
+
+def _network(text, field):
+    try:
+        canonical = str(ipaddress.ip_network(text))
+    except ValueError:
+        canonical = None
+    if canonical != text or '%' in text:
+        raise ValueError('%s %.64r is not a canonical network (as '
+                         '10.0.0.0/8 or fd00::/8)' % (field, text))
+    return text
 
 
 def _dump_ruleset(ruleset):

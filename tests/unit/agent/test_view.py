@@ -68,6 +68,22 @@ class TestView(base.TestCase):
         if not lost:
             self.assertEqual((), assembled.problems)
 
+    def test_entities_need_what_tells_them(self):
+        cluster, nodes = (samples.selector(name, '10.0.0.1')
+                          for name in ('entity:cluster',
+                                       'entity:remote-node'))
+        for name, sent, there in (
+                ('entity:host', (), True),
+                ('entity:remote-node', (), False),
+                ('entity:remote-node', (nodes,), True),
+                ('entity:world', (nodes,), False),
+                ('entity:world', (cluster, nodes), True),
+                ('entity:cluster', (cluster,), False),
+                ('entity:cluster', (cluster, nodes), True)):
+            assembled = view.assemble(1, held(
+                samples.ruleset('r9', name), *sent))
+            self.assertEqual(there, 'r9' in assembled.view.rulesets, name)
+
     def test_merge_takes_out_and_puts_in(self):
         before = held(*EVERYTHING)
         other = samples.selector('s0', '10.9.9.9')
@@ -98,7 +114,7 @@ class TestViewFile(base.TestCase):
         self.file.save(5, held(*EVERYTHING).values())
         whole = self.path.read_text()
         for text in (whole[:-9], '', '[]', '{"version": 9}',
-                     whole.replace('"1.0"', '"2.0"'),
+                     whole.replace('"1.0"', '"3.0"'),
                      whole.replace('"epoch":5', '"epoch":null')):
             self.path.write_text(text)
             self.assertIsNone(self.file.load())

@@ -10,23 +10,35 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import dataclasses
+import ipaddress
 import json
 
 import hypothesis
 from hypothesis import strategies as st
 
 from kuryr_cilium import exceptions
+from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
 from kuryr_cilium.rpc import objects
 from tests import base
 
+Entity = entities.Entity
+
 text = st.text(max_size=20)
 address = st.ip_addresses().map(str)
+network = st.ip_addresses().flatmap(lambda found: st.integers(
+    0, found.max_prefixlen).map(lambda length: str(ipaddress.ip_network(
+        (found, length), strict=False))))
+blocks = st.builds(model.Block, cidr=network,
+                   excepts=st.lists(network, max_size=3).map(tuple))
 selectors = st.builds(
     model.Selector, id=text, definition=text, members=st.lists(st.builds(
         model.Member, uid=text,
-        addresses=st.lists(address, max_size=3).map(tuple)),
-        max_size=4).map(tuple))
+        addresses=st.lists(address, max_size=3).map(tuple),
+        entity=st.sampled_from((Entity.POD, Entity.POD, Entity.REMOTE_NODE,
+                                Entity.WORLD))),
+        max_size=4).map(tuple), block=st.none() | blocks)
 ports = st.tuples(
     st.integers(0, 255), st.integers(0, 65535), st.integers(0, 65535)).map(
         lambda t: model.PortRange(t[0], min(t[1:]), max(t[1:])))
@@ -48,6 +60,9 @@ endpoints = st.builds(
     egress=text, fastpath=st.booleans())
 anything = selectors | rulesets | endpoints
 
+BLOCK = model.Selector('s2', '{"cidr":"10.0.0.0/8"}', (
+    model.Member('n1', ('192.0.2.1',), Entity.REMOTE_NODE),),
+    model.Block('10.0.0.0/8', ('10.1.0.0/16', '10.9.0.1/32')))
 SELECTOR = model.Selector('s1', '{"pods":{}}', (
     model.Member('u1', ('10.0.0.1', 'fd00::1')),))
 RULESET = model.RuleSet('r1', model.Direction.INGRESS, (
@@ -94,7 +109,8 @@ class RoundTripTestCase(base.TestCase):
 
     @hypothesis.given(anything)
     def test_newer_minor_version_is_read(self, obj):
-        wire = dict(objects.dump(obj), version='1.7')
+        wire = objects.dump(obj)
+        wire['version'] = wire['version'].replace('.0', '.7')
         self.assertEqual(obj, objects.load(wire))
 
     def test_wire_form(self):
@@ -112,6 +128,22 @@ class RoundTripTestCase(base.TestCase):
             'definition': '{"pods":{}}', 'members': [
                 {'uid': 'u1', 'addresses': ['10.0.0.1', 'fd00::1']}],
         }, objects.dump(SELECTOR))
+        self.assertEqual({
+            'kind': 'selector', 'version': '2.0', 'id': 's2',
+            'definition': '{"cidr":"10.0.0.0/8"}', 'members': [
+                {'uid': 'n1', 'addresses': ['192.0.2.1'],
+                 'entity': 'remote-node'}],
+            'block': {'cidr': '10.0.0.0/8',
+                      'except': ['10.1.0.0/16', '10.9.0.1/32']},
+        }, objects.dump(BLOCK))
+
+    def test_older_readers_refuse_what_they_would_overlook(self):
+        nodes = dataclasses.replace(BLOCK, block=None)
+        block = dataclasses.replace(BLOCK, members=())
+        for obj in (BLOCK, nodes, block):
+            self.assertEqual('2.0', objects.dump(obj)['version'])
+        for obj in (SELECTOR, RULESET, ENDPOINT):
+            self.assertEqual('1.0', objects.dump(obj)['version'])
 
     def test_only_objects_are_dumped(self):
         self.assertRaises(TypeError, objects.dump, 'text')
@@ -161,7 +193,7 @@ class RefusedTestCase(base.TestCase):
         self.assertIn(why, str(error))
 
     def test_unknown_major_version(self):
-        for version in ('2.0', '0.9', '', None, 1, '11.0'):
+        for version in ('3.0', '0.9', '', None, 1, '11.0'):
             self.assertRefused(dict(objects.dump(SELECTOR), version=version),
                                'upgrade')
 
@@ -190,6 +222,21 @@ class RefusedTestCase(base.TestCase):
                              ('id', 1), ('definition', None)):
             self.assertRefused(dict(objects.dump(SELECTOR), **{field: value}),
                                'Error')
+        for field, value in (('block', None), ('block', '10.0.0.0/8'),
+                             ('block', {'cidr': '10.0.0.0/8'}),
+                             ('block', {'except': []}),
+                             ('members', [{'uid': 'u', 'addresses': [],
+                                           'entity': 'host'}]),
+                             ('members', [{'uid': 'u', 'addresses': [],
+                                           'entity': 2}])):
+            self.assertRefused(dict(objects.dump(BLOCK), **{field: value}),
+                               'Error')
+        for network in ('10.0.0.1/8', '10.0.0.0', '10.0.0.0/33', 'FD00::/8',
+                        'fe80::%1/128', '10.0.0.0/08', '', 'any', 8):
+            for field in ({'cidr': network, 'except': []},
+                          {'cidr': '10.0.0.0/8', 'except': [network]}):
+                self.assertRefused(dict(objects.dump(BLOCK), block=field),
+                                   'Error')
         for field, value in (('tier', 'odd'), ('verdict', 'maybe'),
                              ('priority', '1'), ('priority', True),
                              ('ports', [{'protocol': 6, 'first': 2,
