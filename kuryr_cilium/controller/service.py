@@ -97,9 +97,9 @@ class Controller:
                                      conf.rpc.page_bytes)
         self._sender = rpc_client.HintSender(conf)
         self._server = rpc_server.ControllerServer(conf, self._pager)
-        self._hints = hints.Hints(self._send, self._views.peek,
-                                  self._pager.digest, self._nodes.listens,
-                                  self._review)
+        self._hints = hints.Hints(self._send, self._views.pieces,
+                                  self._views.uses, self._pager.digest,
+                                  self._nodes.listens, self._review)
         self._poller = poller.Poller(
             'neutron', self._ask_facts, conf.controller.facts_interval)
         self._reflectors = [
@@ -108,7 +108,7 @@ class Controller:
             self._reflector(
                 resources.NETWORK_POLICIES,
                 self._problems.handler(resources.NETWORK_POLICIES),
-                self._views.policy),
+                self._views.policy(resources.NETWORK_POLICIES.kind)),
             self._reflector(
                 resources.PODS, self._problems.handler(resources.PODS),
                 self._pod_changed),
