@@ -29,7 +29,13 @@ RULESETS = [samples.ruleset(f'r{i}', *(s.id for s in SELECTORS[:i + 1]))
 ENDPOINTS = [samples.endpoint(f'u{i}', ingress=RULESETS[i].id,
                               egress=(model.ALLOW_ALL, model.DENY_ALL,
                                       'r0')[i]) for i in range(3)]
-EVERYTHING = [*SELECTORS, *RULESETS, *ENDPOINTS]
+# The members of the last one come in parts.
+_LAST = SELECTORS.pop()
+PARTS = [model.Members(_LAST.id, number, members)
+         for number, members in enumerate(((), _LAST.members))]
+EVERYTHING = [*SELECTORS, *RULESETS, *ENDPOINTS, *PARTS, model.Selector(
+    _LAST.id, _LAST.definition, parts=len(PARTS))]
+SELECTORS.append(_LAST)
 
 
 def held(*objs):
