@@ -27,6 +27,9 @@ from typing import Iterable, Mapping, NamedTuple, Optional, Union
 from kuryr_cilium.policy import labels
 from kuryr_cilium.policy import selectors
 
+#: See labels.anchors; None is one that everything has.
+Anchor = Union[str, tuple[str, str], None]
+
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Matcher:
@@ -64,8 +67,9 @@ class Index:
         self._matchers: dict[str, Matcher] = {}
         # (namespace, anchor) -> UIDs; the anchor None is every pod.
         self._by_anchor: dict[tuple, set[str]] = {}
-        # (place, anchor) -> matchers that may match there.
-        self._watching: dict[tuple, set[Matcher]] = {}
+        # place -> anchor -> matchers that may match there.
+        self._watching: dict[Union[str, labels.LabelSelector],
+                             dict[Anchor, set[Matcher]]] = {}
         # Selector of namespaces -> matchers that use it.
         self._by_namespaces: dict[labels.LabelSelector, set[Matcher]] = {}
         # Namespace with pods -> those selectors of namespaces that match.
@@ -85,8 +89,9 @@ class Index:
                 selector, selector_id, selector.namespaces
                 if selector.namespace is None else selector.namespace)
             self._matchers[matcher.id] = matcher
-            for key in _watched(matcher):
-                self._watching.setdefault(key, set()).add(matcher)
+            watching = self._watching.setdefault(matcher.place, {})
+            for anchor in _watched(matcher):
+                watching.setdefault(anchor, set()).add(matcher)
             if selector.namespace is None:
                 self._by_namespaces.setdefault(
                     selector.namespaces, set()).add(matcher)
@@ -112,8 +117,11 @@ class Index:
         if matcher.uses:
             return True
         del self._matchers[matcher.id]
-        for key in _watched(matcher):
-            _discard(self._watching, key, matcher)
+        watching = self._watching[matcher.place]
+        for anchor in _watched(matcher):
+            _discard(watching, anchor, matcher)
+        if not watching:
+            del self._watching[matcher.place]
         if isinstance(matcher.place, tuple):
             _discard(self._by_namespaces, matcher.place, matcher)
             if matcher.place not in self._by_namespaces:
@@ -148,11 +156,14 @@ class Index:
         if namespace not in self._meant:
             self._meant[namespace] = self._meaning(namespace)
         before = self._of.get(uid, set())
-        now = {matcher
-               for place in (namespace, *self._meant[namespace])
-               for anchor in anchors
-               for matcher in self._watching.get((place, anchor), ())
-               if labels.matches(matcher.selector.pods, pod[1])}
+        now = set()
+        for place in (namespace, *self._meant[namespace]):
+            watching = self._watching.get(place)
+            if watching:
+                now.update(
+                    matcher for anchor in anchors if anchor in watching
+                    for matcher in watching[anchor]
+                    if labels.matches(matcher.selector.pods, pod[1]))
         self._of[uid] = now
         return self._flip(uid, before - now, now - before)
 
@@ -255,8 +266,7 @@ def _anchors(pod_labels):
 
 
 def _watched(matcher):
-    for anchor in labels.anchors(matcher.selector.pods) or (None,):
-        yield matcher.place, anchor
+    return labels.anchors(matcher.selector.pods) or (None,)
 
 
 def _discard(sets, key, item):

@@ -58,20 +58,37 @@ class Combination(NamedTuple):
     ports: frozenset[tuple[normal.NamedPort, frozenset[int]]]
 
 
-def combination(direction: model.Direction, versions: Iterable[Version],
-                ports: named.Ports) -> Combination:
-    """The policies that have a say in a direction.
+class Judging:
+    """The policies that are about an endpoint; worked out once for many.
 
-    :param ports: named ports of the subject.
+    :param versions: those policies.
     """
-    found = frozenset(version for version in versions
-                      if direction in version.directions)
-    asked: Iterable[normal.NamedPort] = ()
-    if ports and direction is model.Direction.INGRESS:
-        asked = {port for version in found for port in version.ports
-                 if port in ports}
-    return Combination(direction, found, frozenset(
-        (port, ports[port]) for port in asked))
+
+    def __init__(self, versions: frozenset[Version]):
+        self._split = {
+            direction: frozenset(version for version in versions
+                                 if direction in version.directions)
+            for direction in model.Direction}
+        self._ports = frozenset().union(*(
+            version.ports for version in versions))
+        self._plain = tuple(self._combined(direction, frozenset())
+                            for direction in model.Direction)
+
+    def combinations(self, ports: named.Ports) -> tuple[Combination, ...]:
+        """What judges each direction.
+
+        :param ports: named ports of the endpoint.
+        """
+        ingress, egress = self._plain
+        if self._ports and ports:
+            asked = frozenset((port, ports[port]) for port in self._ports
+                              if port in ports)
+            if asked:
+                ingress = self._combined(ingress.direction, asked)
+        return ingress, egress
+
+    def _combined(self, direction, ports):
+        return Combination(direction, self._split[direction], ports)
 
 
 @dataclasses.dataclass(slots=True, eq=False)

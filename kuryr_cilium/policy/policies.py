@@ -70,6 +70,8 @@ class Policies:
         # Selector id -> the policies whose subject it is.
         self._subjects: dict[str, set[_Held]] = {}
         self._by_key: dict[named.Key, set[_Held]] = {}
+        # Worked out since a policy was last different.
+        self._judging: dict[frozenset[inuse.Version], inuse.Judging] = {}
 
     def parse(self, kind: str, obj: Mapping[str, Any]
               ) -> tuple[normal.Policy, ...]:
@@ -107,10 +109,15 @@ class Policies:
         """Whether a policy is about what a selector matches."""
         return selector_id in self._subjects
 
-    def judging(self, uid: str) -> list[inuse.Version]:
+    def judging(self, uid: str) -> inuse.Judging:
         """The policies that are about a pod."""
-        return [held.version for matcher in self._peers.matchers(uid)
-                for held in self._subjects.get(matcher.id, ())]
+        versions = frozenset([
+            held.version for matcher in self._peers.matchers(uid)
+            for held in self._subjects.get(matcher.id, ())])
+        judging = self._judging.get(versions)
+        if judging is None:
+            judging = self._judging[versions] = inuse.Judging(versions)
+        return judging
 
     def problems(self) -> dict[str, list[fields.Problem]]:
         """Objects that can't be expressed: UID -> why."""
@@ -147,6 +154,7 @@ class Policies:
         :param uids: takes up the pods that may be judged otherwise.
         """
         before = list(self._objects.get(uid, _Object(None)).held)
+        self._judging = {}
         held = []
         for policy in found:
             same = next((item for item in before if item.policy == policy),
@@ -174,6 +182,7 @@ class Policies:
         for item in {held for key in keys
                      for held in self._by_key.get(key, ())}:
             former.append(item.watched)
+            self._judging = {}
             self._resolve(item)
             uids |= self._peers.subjects(item.policy.subject)
         yield

@@ -82,8 +82,8 @@ class World:
         self._endpoints: dict[str, model.Endpoint] = {}
         self._local: dict[str, set[str]] = {}
         self._inuse = inuse.InUse(self._peers.sent, options.own_node)
-        self._combined: dict[tuple[str, model.Direction],
-                             inuse.Combination] = {}
+        # UID -> what judges each direction.
+        self._combined: dict[str, tuple[inuse.Combination, ...]] = {}
         # What is made for nodes, until something of it is different.
         self._keys: dict[str, tuple[list[str], list[str]]] = {}
         self._views: dict[str, dict[str, Object]] = {}
@@ -295,28 +295,25 @@ class World:
         batch.uids.clear()
 
     def _endpoint(self, uid, before, batch):
+        """The endpoint of a pod as it is now, None if it has none."""
         pod = self._peers.pods.get(uid)
         present = pod is not None and pod.facts and pod.host
-        versions = self._policies.judging(uid) if present else ()
-        ids = {}
-        for direction in model.Direction:
-            key = uid, direction
-            old = self._combined.pop(key, None)
-            if present:
-                new = inuse.combination(direction, versions, pod.ports)
-                self._combined[key] = new
-                ids[direction] = self._inuse.join(new, pod.host,
-                                                  batch.rulesets)
-            if old is not None:
-                self._inuse.leave(old, before.host, batch.rulesets)
+        old = self._combined.pop(uid, ())
+        ids = []
+        if present:
+            new = self._policies.judging(uid).combinations(pod.ports)
+            self._combined[uid] = new
+            ids = [self._inuse.join(item, pod.host, batch.rulesets)
+                   for item in new]
+        for item in old:
+            self._inuse.leave(item, before.host, batch.rulesets)
         if not present:
             return None
         return model.Endpoint(
             uid=uid, namespace=pod.namespace, name=pod.name, host=pod.host,
             vif_id=pod.facts.vif_id, mac=pod.facts.mac,
             network_id=pod.facts.network_id, addresses=pod.facts.addresses,
-            ingress=ids[model.Direction.INGRESS],
-            egress=ids[model.Direction.EGRESS],
+            ingress=ids[0], egress=ids[1],
             fastpath=pod.facts.vif_id in self._fastpath)
 
     def _needed(self, host):
