@@ -14,7 +14,7 @@
 
 Namespaces are of teams; their pods are of applications. Policies are what is
 met most: a default deny, who may ask an application, an application's own way
-to a database, to DNS, and to the world outside.
+to a database, to DNS, and to the world outside, and what every pod may ask.
 """
 
 import itertools
@@ -43,7 +43,7 @@ class Cluster:
         self.nodes = [node(n) for n in range(nodes)]
         self.pods = [self.pod(n, n % namespaces) for n in range(pods)]
         kinds = itertools.cycle((_deny, _from_apps, _from_team, _to_database,
-                                 _to_outside))
+                                 _to_outside, _from_all))
         self.policies = [
             ('NetworkPolicy', policy(n, n % namespaces, next(kinds)(
                 self._random))) for n in range(policies)]
@@ -146,6 +146,11 @@ def _from_team(chance):
     return {'podSelector': _app(chance), 'ingress': [
         {'from': [{'namespaceSelector': _team(chance)}],
          'ports': [{'port': 443}]}]}
+
+
+def _from_all(chance):
+    return {'podSelector': _app(chance), 'ingress': [
+        {'from': [{'namespaceSelector': {}}], 'ports': [{'port': 8443}]}]}
 
 
 def _to_database(chance):

@@ -29,6 +29,7 @@ from oslo_service import service
 
 from kuryr_cilium.controller import conditions
 from kuryr_cilium.controller import hints
+from kuryr_cilium.controller import memory
 from kuryr_cilium.controller import nodes
 from kuryr_cilium.controller import pods
 from kuryr_cilium.controller import poller
@@ -189,7 +190,8 @@ class Controller:
             if not self.synced() or self._standing.is_set():
                 return
             self._standing.set()
-        LOG.info('Pods, namespaces, nodes and policies are listed')
+        memory.settle()
+        LOG.info('Pods, namespaces, nodes, services and policies are listed')
         self._elector.start()
         self._hints.wake()
 
@@ -308,6 +310,7 @@ class ControllerService(service.Service):
         # NOTE: in the worker process: neither threads nor connections
         # survive the fork.
         self._ended = threading.Event()
+        memory.tune()
         host = self._conf.controller.host
         rpc_transport.set_defaults(self._conf, NAME, host,
                                    _lock_folder(host))

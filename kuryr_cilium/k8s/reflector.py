@@ -228,7 +228,7 @@ class Reflector:
                 having.append(version)
         if wanted in having:
             return None
-        return ', '.join(having)
+        return ', '.join(sorted(having))
 
     def _absent(self, served):
         """There are no objects of the kind.

@@ -151,6 +151,8 @@ def _dump_selector(selector):
     if selector.block is not None:
         wire['block'] = {'cidr': selector.block.cidr,
                          'except': list(selector.block.excepts)}
+        if selector.block.outside:
+            wire['block']['outside'] = True
     if selector.parts:
         wire['parts'] = selector.parts
     return wire
@@ -192,7 +194,8 @@ def _load_entity(value):
 def _load_block(wire):
     return model.Block(
         _network(_text(wire, 'cidr'), 'cidr'),
-        tuple(_network(text, 'except') for text in _texts(wire['except'])))
+        tuple(_network(text, 'except') for text in _texts(wire['except'])),
+        _typed(wire.get('outside', False), bool))
 
 
 def _network(text, field):

@@ -151,7 +151,8 @@ class TestJoined(base.TestCase):
             'xwing', 2, 'node-2', org='alliance'))
         self.controller.policy('NetworkPolicy')(reflector.ADDED, policy())
         base.wait_until(lambda: self.allowed() == set())
-        self.controller.policy('NetworkPolicy')(reflector.MODIFIED, policy('empire'))
+        self.controller.policy('NetworkPolicy')(reflector.MODIFIED,
+                                                policy('empire'))
         base.wait_until(lambda: self.ingress().groups)
         self.assertEqual(set(), self.allowed())
         self.controller.pod(reflector.ADDED, pod(

@@ -194,8 +194,8 @@ class TestViews(base.TestCase):
             {'change': 'set_policy'}))
 
     def test_problems_of_policies_and_pods(self):
-        self.views.policy('NetworkPolicy')(reflector.ADDED, builders.policy('p', {
-            'podSelector': {}, 'ingress': [{'unknown': 1}]},
+        self.views.policy('NetworkPolicy')(reflector.ADDED, builders.policy(
+            'p', {'podSelector': {}, 'ingress': [{'unknown': 1}]},
             namespace='ns'))
         broken = builders.pod('b', namespace='ns', number=2)
         broken['metadata']['annotations'][vif.ANNOTATION] = 'no'

@@ -108,14 +108,15 @@ def services(draw, number):
 
 @st.composite
 def slices(draw, number):
-    return {'metadata': {
+    addresses = draw(st.sets(st.sampled_from(
+        ADDRESSES + ('not an address',)), max_size=3))
+    service = draw(st.sampled_from((None, 's1', 's2')))
+    metadata = {
         'uid': 'e%d' % number, 'name': 'e%d' % number,
         'namespace': draw(st.sampled_from(NAMESPACES)),
-        'labels': draw(st.sampled_from(({}, {
-            'kubernetes.io/service-name': 's1'}, {
-            'kubernetes.io/service-name': 's2'})))},
-        'endpoints': [{'addresses': sorted(draw(st.sets(st.sampled_from(
-            ADDRESSES + ('not an address',)), max_size=3)))}]}
+        'labels': {'kubernetes.io/service-name': service} if service else {}}
+    return {'metadata': metadata,
+            'endpoints': [{'addresses': sorted(addresses)}]}
 
 
 @st.composite
@@ -172,15 +173,16 @@ class Truth:
             return self._owned(obj for obj in self.objects['pod']
                                if self._selected(peer, obj))
         if isinstance(peer, selectors.Named):
-            return {(address, owner) for address, owner in self._owned(
+            meant = (peer.name, {6: 'TCP', 17: 'UDP'}[peer.protocol],
+                     peer.port)
+            owned = self._owned(
                 obj for obj in self.objects['pod']
                 if self._selected(peer.pods, obj) and any(
                     (port['name'], port.get('protocol', 'TCP'),
-                     port['containerPort']) == (
-                        peer.name, {6: 'TCP', 17: 'UDP'}[peer.protocol],
-                        peer.port)
+                     port['containerPort']) == meant
                     for port in obj['spec']['containers'][0]['ports']))
-                if named.inside([address], peer.within)}
+            return {(address, owner) for address, owner in owned
+                    if named.inside([address], peer.within)}
         if isinstance(peer, selectors.Nodes):
             return self._owned(
                 obj for obj in self.objects['node'] if labels.matches(
