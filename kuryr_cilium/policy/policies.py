@@ -27,6 +27,7 @@ from kuryr_cilium.policy import kinds
 from kuryr_cilium.policy import labels
 from kuryr_cilium.policy import model
 from kuryr_cilium.policy import named
+from kuryr_cilium.policy import networkpolicy
 from kuryr_cilium.policy import normal
 from kuryr_cilium.policy import peers
 from kuryr_cilium.policy import selectors
@@ -81,8 +82,10 @@ class Policies:
     def strictest(self, kind: str, obj: Mapping[str, Any]) -> normal.Policy:
         """A policy that denies no less than an object that can't be read.
 
-        That is everything, for the pods of its namespace, or of all but the
-        exempt namespaces if it is in none.
+        It is about the pods of its namespace, or of all but the exempt
+        namespaces if it is in none. They are isolated; and since policies of
+        all kinds but NetworkPolicy may deny what others allow, those deny
+        everything.
         """
         metadata = obj['metadata']
         namespace = metadata.get('namespace')
@@ -98,8 +101,8 @@ class Policies:
             uid=metadata['uid'],
             name='/'.join(filter(None, (kind, namespace, metadata['name']))),
             subject=subject, isolates=frozenset(model.Direction),
-            rules=tuple(normal.Rule(
-                direction, verdict=model.Verdict.DENY, tier=tier)
+            rules=() if kind == networkpolicy.KIND else tuple(
+                normal.Rule(direction, verdict=model.Verdict.DENY, tier=tier)
                 for direction in model.Direction),
             problems=(fields.Problem(
                 'spec', 'can not be handled, which is a fault of '

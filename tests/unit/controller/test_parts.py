@@ -160,16 +160,22 @@ class TestViews(base.TestCase):
 
     def test_policy_that_can_not_be_handled_isolates_its_namespace(self):
         self.fail('NetworkPolicy')
+        self.fail('CiliumNetworkPolicy')
         policy = builders.policy('p', {'podSelector': {'matchLabels': {
             'not': 'this'}}, 'ingress': [{}]}, namespace='ns')
         handle = self.views.policy('NetworkPolicy')
         self.assertRaises(RuntimeError, handle, reflector.ADDED, policy)
         for direction in ('ingress', 'egress'):
-            self.assertEqual([(1, 'deny', None, None)],
-                             self.groups(direction))
+            self.assertEqual([], self.groups(direction))
         self.assertEqual(['policy/ns/p'], list(self.views.problems()))
         handle(reflector.DELETED, policy)
         self.assertEqual(model.ALLOW_ALL, self.endpoint().ingress)
+        # Of a kind that may deny what others allow.
+        handle = self.views.policy('CiliumNetworkPolicy')
+        self.assertRaises(RuntimeError, handle, reflector.ADDED, policy)
+        for direction in ('ingress', 'egress'):
+            self.assertEqual([(1, 'deny', None, None)],
+                             self.groups(direction))
 
     def test_cluster_wide_one_spares_exempt_namespaces(self):
         self.fail('Wide')

@@ -31,14 +31,18 @@ network = st.ip_addresses().flatmap(lambda found: st.integers(
     0, found.max_prefixlen).map(lambda length: str(ipaddress.ip_network(
         (found, length), strict=False))))
 blocks = st.builds(model.Block, cidr=network,
-                   excepts=st.lists(network, max_size=3).map(tuple))
+                   excepts=st.lists(network, max_size=3).map(tuple),
+                   outside=st.booleans())
+members = st.lists(st.builds(
+    model.Member, uid=text,
+    addresses=st.lists(address, max_size=3).map(tuple),
+    entity=st.sampled_from((Entity.POD, Entity.POD, Entity.REMOTE_NODE,
+                            Entity.WORLD))), max_size=4).map(tuple)
 selectors = st.builds(
-    model.Selector, id=text, definition=text, members=st.lists(st.builds(
-        model.Member, uid=text,
-        addresses=st.lists(address, max_size=3).map(tuple),
-        entity=st.sampled_from((Entity.POD, Entity.POD, Entity.REMOTE_NODE,
-                                Entity.WORLD))),
-        max_size=4).map(tuple), block=st.none() | blocks)
+    model.Selector, id=text, definition=text, members=members,
+    block=st.none() | blocks, parts=st.integers(0, 3))
+parts = st.builds(model.Members, selector=text,
+                  number=st.integers(0, 300), members=members)
 ports = st.tuples(
     st.integers(0, 255), st.integers(0, 65535), st.integers(0, 65535)).map(
         lambda t: model.PortRange(t[0], min(t[1:]), max(t[1:])))
@@ -58,7 +62,7 @@ endpoints = st.builds(
     vif_id=text, mac=text, network_id=text,
     addresses=st.lists(address, max_size=3).map(tuple), ingress=text,
     egress=text, fastpath=st.booleans())
-anything = selectors | rulesets | endpoints
+anything = selectors | parts | rulesets | endpoints
 
 BLOCK = model.Selector('s2', '{"cidr":"10.0.0.0/8"}', (
     model.Member('n1', ('192.0.2.1',), Entity.REMOTE_NODE),),
@@ -227,6 +231,9 @@ class RefusedTestCase(base.TestCase):
                              ('block', {'except': []}),
                              ('members', [{'uid': 'u', 'addresses': [],
                                            'entity': 'host'}]),
+                             ('block', {'cidr': '10.0.0.0/8', 'except': [],
+                                        'outside': 1}),
+                             ('parts', -1), ('parts', True), ('parts', '2'),
                              ('members', [{'uid': 'u', 'addresses': [],
                                            'entity': 2}])):
             self.assertRefused(dict(objects.dump(BLOCK), **{field: value}),
