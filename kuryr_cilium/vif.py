@@ -196,20 +196,29 @@ def _uuid(value, what):
 
 def _address(value):
     """A canonical unicast address."""
+    # NOTE: every pod of the cluster comes by here. ip_address() would try IPv4
+    # first, and an address's properties compare it with networks.
     try:
-        address = None
-        if isinstance(value, str):
-            # NOTE: ip_address() tries IPv4 first, which takes its time.
-            address = (ipaddress.IPv6Address(value) if ':' in value
-                       else ipaddress.IPv4Address(value))
+        if not isinstance(value, str):
+            usable = False
+        elif ':' in value:
+            address = ipaddress.IPv6Address(value)
+            number = int(address)
+            # Neither unspecified, loopback, multicast nor of a link.
+            usable = (number > 1 and number >> 120 != 0xff
+                      and not address.scope_id)
+            value = str(address)
+        else:
+            number = int(ipaddress.IPv4Address(value))
+            # Neither unspecified, loopback, multicast nor broadcast.
+            usable = (0 < number < 0xffffffff and number >> 24 != 127
+                      and number >> 28 != 14)
     except ValueError:
-        address = None
-    if (address is None or address.is_multicast or address.is_unspecified or
-            address.is_loopback or getattr(address, 'scope_id', None) or
-            str(address) == '255.255.255.255'):
+        usable = False
+    if not usable:
         raise exceptions.InvalidVIF(
             reason='%.64r is not an address for a pod' % (value,))
-    return str(address)
+    return value
 
 
 def _primitive(vif):

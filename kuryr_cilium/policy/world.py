@@ -264,7 +264,7 @@ class World:
                 batch.hosts.update(hosts)
         for ruleset_id in batch.rulesets:
             batch.hosts.update(self._inuse.hosts(ruleset_id))
-        for host in batch.hosts:
+        for host in batch.hosts if self._views else ():
             self._views.pop(host, None)
         return Changes(
             frozenset(pieces), frozenset(batch.rulesets),
