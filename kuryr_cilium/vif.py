@@ -25,7 +25,6 @@ import ipaddress
 import json
 import re
 import typing
-import uuid
 
 from kuryr_cilium import exceptions
 
@@ -40,6 +39,7 @@ _VERSION = 'versioned_object.version'
 _DATA = 'versioned_object.data'
 _CHANGES = 'versioned_object.changes'
 
+_UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 _MAC = re.compile(r'[0-9a-f]{2}(:[0-9a-f]{2}){5}')
 
 #: The version of the port profile that is written: the lowest that has what
@@ -189,28 +189,36 @@ def _objects(primitive, what):
 
 def _uuid(value, what):
     """A canonical UUID: names of links and files are made of it."""
-    try:
-        canonical = str(uuid.UUID(value))
-    except (AttributeError, TypeError, ValueError):
-        canonical = None
-    if canonical is None or canonical != value:
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
         raise exceptions.InvalidVIF(reason='%s is not a UUID' % what)
-    return canonical
+    return value
 
 
 def _address(value):
     """A canonical unicast address."""
+    # NOTE: every pod of the cluster comes by here. ip_address() would try IPv4
+    # first, and an address's properties compare it with networks.
     try:
-        address = ipaddress.ip_address(value) if isinstance(
-            value, str) else None
+        if not isinstance(value, str):
+            usable = False
+        elif ':' in value:
+            address = ipaddress.IPv6Address(value)
+            number = int(address)
+            # Neither unspecified, loopback, multicast nor of a link.
+            usable = (number > 1 and number >> 120 != 0xff
+                      and not address.scope_id)
+            value = str(address)
+        else:
+            number = int(ipaddress.IPv4Address(value))
+            # Neither unspecified, loopback, multicast nor broadcast.
+            usable = (0 < number < 0xffffffff and number >> 24 != 127
+                      and number >> 28 != 14)
     except ValueError:
-        address = None
-    if (address is None or address.is_multicast or address.is_unspecified or
-            address.is_loopback or getattr(address, 'scope_id', None) or
-            str(address) == '255.255.255.255'):
+        usable = False
+    if not usable:
         raise exceptions.InvalidVIF(
             reason='%.64r is not an address for a pod' % (value,))
-    return str(address)
+    return value
 
 
 def _primitive(vif):

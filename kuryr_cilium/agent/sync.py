@@ -145,8 +145,9 @@ class Views:
     def hint(self, epoch: int, changed: Mapping[str, Optional[str]]) -> None:
         """Something may have changed: {key: digest, None if removed}.
 
-        A selector that this node doesn't hold is not its concern: one that
-        is to be held comes with the ruleset that names it.
+        A selector, or a part of one, that this node doesn't hold is not its
+        concern: one that is to be held comes with the ruleset that names it,
+        and a new part with the head of its selector.
         """
         if epoch < self._epoch:
             return
@@ -155,8 +156,8 @@ class Views:
             return
         for key, digest in changed.items():
             held = self._held.get(key)
-            if held is None and (digest is None or
-                                 key.startswith('selector:')):
+            if held is None and (digest is None or key.startswith(
+                    ('selector:', 'members:'))):
                 continue
             if held is None or held.digest != digest:
                 self._wake.set()

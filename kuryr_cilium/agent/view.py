@@ -69,7 +69,10 @@ def assemble(epoch: int, held: Mapping[str, Held]) -> Assembled:
         elif isinstance(value, model.RuleSet):
             rulesets[value.id] = value
         elif isinstance(value, model.Selector):
-            selectors[value.id] = value
+            if value.parts:
+                value = _whole(value, held, problems)
+            if value is not None:
+                selectors[value.id] = value
     outside = {name for name, selector in selectors.items()
                if selector.block is not None and selector.block.outside}
     for ruleset in list(rulesets.values()):
@@ -89,6 +92,19 @@ def assemble(epoch: int, held: Mapping[str, Held]) -> Assembled:
     return Assembled(
         model.View(epoch, True, endpoints, rulesets, selectors),
         tuple(problems))
+
+
+def _whole(head, held, problems):
+    """A selector with the members of its parts; None if one is missing."""
+    members = []
+    for number in range(head.parts):
+        key = objects.key(model.Members(head.id, number))
+        if key not in held:
+            problems.append('selector:%s: %s is missing' % (head.id, key))
+            return None
+        members += held[key].value.members
+    members.sort(key=lambda member: member.uid)
+    return dataclasses.replace(head, members=tuple(members), parts=0)
 
 
 def _peers(ruleset):

@@ -19,7 +19,7 @@ last one: an agent that has asked too early asks again.
 """
 
 import threading
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Iterable, Mapping, Optional
 
 from oslo_log import log as logging
 import prometheus_client
@@ -41,19 +41,23 @@ class Hints:
     """Gathers changes and sends hints from a thread of its own.
 
     :param send: callable (host or None for all, {key: digest or None}).
-    :param view: callable that returns the view of a node: {key: object}.
+    :param pieces: callable that returns what is sent under some keys: {key:
+        object, None if it is gone}.
+    :param uses: callable (host, id) that says whether a node has a ruleset.
     :param digest: callable (key, object) that returns the digest.
     :param listens: callable that says whether a node is worth a message.
     :param afterwards: called without arguments after each round.
     """
 
     def __init__(self, send: Callable[[Optional[str], Mapping], object],
-                 view: Callable[[str], Mapping[str, Any]],
+                 pieces: Callable[[Iterable[str]], Mapping[str, Any]],
+                 uses: Callable[[str, str], bool],
                  digest: Callable[[str, Any], str],
                  listens: Callable[[str], bool],
                  afterwards: Callable[[], object] = lambda: None):
         self._send = send
-        self._view = view
+        self._pieces = pieces
+        self._uses = uses
         self._digest = digest
         self._listens = listens
         self._afterwards = afterwards
@@ -108,45 +112,33 @@ class Hints:
     def messages(self, pending: list[world.Changes]
                  ) -> dict[Optional[str], dict[str, Optional[str]]]:
         """What to send for changes: {host or None: {key: digest}}."""
-        hosts, selectors = set(), set()
-        named = {}
+        hosts, fanout, rulesets = set(), set(), set()
+        named: dict[str, set[str]] = {}
         for changes in pending:
             hosts |= changes.hosts
-            selectors |= changes.selectors
+            fanout |= changes.pieces
+            rulesets |= changes.rulesets
             for uid, host in changes.endpoints.items():
                 named.setdefault(host, set()).add('endpoint:' + uid)
-            for host in changes.hosts if changes.rulesets else ():
-                named.setdefault(host, set()).update(
-                    'ruleset:' + name for name in changes.rulesets)
-        messages = {}
+        for host in hosts if rulesets else ():
+            found = {'ruleset:' + name for name in rulesets
+                     if self._uses(host, name)}
+            if found:
+                named.setdefault(host, set()).update(found)
+        messages: dict[Optional[str], dict[str, Optional[str]]] = {}
         for host, keys in named.items():
             if self._listens(host):
-                view = self._view(host)
-                found = {key: self._digest_of(view, key) for key in keys
-                         if key in view or key.startswith('endpoint:')}
-                if found:
-                    messages[host] = found
-        fanout = self._selectors(selectors, hosts)
+                messages[host] = self._digests(keys, host)
         if fanout:
-            messages[None] = fanout
+            messages[None] = self._digests(fanout)
         for objects in messages.values():
             for key in objects:
                 _HINTS.labels(key.partition(':')[0]).inc()
         return messages
 
-    def _selectors(self, ids, hosts):
-        """Digests of selectors, each looked up in some view that has it."""
-        missing = {'selector:' + name for name in ids}
-        found = {}
-        for host in hosts:
-            if not missing:
-                break
-            view = self._view(host)
-            for key in [key for key in missing if key in view]:
-                found[key] = self._digest_of(view, key)
-                missing.discard(key)
-        return found
-
-    def _digest_of(self, view, key):
-        obj = view.get(key)
-        return None if obj is None else self._digest(key, obj)
+    def _digests(self, keys, host=None):
+        """Digests of objects; None of one that a node has not any more."""
+        return {key: None if piece is None or (
+            key.startswith('endpoint:') and piece.host != host)
+            else self._digest(key, piece)
+            for key, piece in self._pieces(sorted(keys)).items()}

@@ -12,7 +12,7 @@
 
 """Events on policies and pods that can't be taken as they are.
 
-Such a policy isolates what it selects, so its author has to be told why
+Such a policy denies what it can't express, so its author has to be told why
 nothing gets through.
 """
 
@@ -74,14 +74,15 @@ class Problems:
             self._tell(reference, text)
 
     def _tell(self, reference, text):
-        if reference['kind'] == resources.NETWORK_POLICIES.kind:
-            self._event(
-                reference, events.WARNING, POLICY_ISOLATES,
-                'None of the rules of this policy is applied and the pods '
-                'that it selects are isolated, because: ' + '; '.join(text))
-        else:
+        if reference['kind'] == resources.PODS.kind:
             self._event(
                 reference, events.WARNING, INVALID_VIF,
                 'The pod has no network: %s. Delete the pod; if it comes '
                 'again, look for what else writes this annotation.' %
+                '; '.join(text))
+        else:
+            self._event(
+                reference, events.WARNING, POLICY_ISOLATES,
+                'This policy can not be enforced as it is written: what it '
+                'selects is isolated, or denied where it denies, because: ' +
                 '; '.join(text))

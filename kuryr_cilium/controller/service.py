@@ -27,7 +27,9 @@ import uuid
 from oslo_log import log as logging
 from oslo_service import service
 
+from kuryr_cilium.controller import conditions
 from kuryr_cilium.controller import hints
+from kuryr_cilium.controller import memory
 from kuryr_cilium.controller import nodes
 from kuryr_cilium.controller import pods
 from kuryr_cilium.controller import poller
@@ -44,6 +46,7 @@ from kuryr_cilium.monitor import health
 from kuryr_cilium.neutron import client as neutron_client
 from kuryr_cilium.neutron import facts as neutron_facts
 from kuryr_cilium.neutron import ports as neutron_ports
+from kuryr_cilium.policy import kinds
 from kuryr_cilium.rpc import client as rpc_client
 from kuryr_cilium.rpc import server as rpc_server
 from kuryr_cilium.rpc import sync as rpc_sync
@@ -89,26 +92,35 @@ class Controller:
             conf.controller.lease_name,
             '%s_%s' % (host, uuid.uuid4().hex[:8]),
             self._lead, self._lead_no_more)
-        self._views = views.Views(self._changed, lambda: self._elector.epoch,
-                                  self._current)
+        self._views = views.Views(
+            self._changed, lambda: self._elector.epoch, self._current,
+            kinds.Options(tuple(conf.policy.exempt_namespaces),
+                          conf.policy.allow_egress_to_own_node))
         self._problems = problems.Problems(self._views.problems,
                                            self._events.event)
+        self._conditions = conditions.Conditions(
+            self._api, self._views.problems, self._elector.leads)
         self._pager = rpc_sync.Pager(self._views.view, conf.rpc.page_objects,
                                      conf.rpc.page_bytes)
         self._sender = rpc_client.HintSender(conf)
         self._server = rpc_server.ControllerServer(conf, self._pager)
-        self._hints = hints.Hints(self._send, self._views.peek,
-                                  self._pager.digest, self._nodes.listens,
-                                  self._review)
+        self._hints = hints.Hints(self._send, self._views.pieces,
+                                  self._views.uses, self._pager.digest,
+                                  self._nodes.listens, self._review)
         self._poller = poller.Poller(
             'neutron', self._ask_facts, conf.controller.facts_interval)
         self._reflectors = [
             self._reflector(resources.NAMESPACES, self._views.namespace),
             self._reflector(resources.NODES, self._node_changed),
+            self._reflector(resources.SERVICES, self._views.service),
+            self._reflector(resources.ENDPOINT_SLICES, self._views.slice),
             self._reflector(
                 resources.NETWORK_POLICIES,
-                self._problems.handler(resources.NETWORK_POLICIES),
-                self._views.policy),
+                self._policy_changed(resources.NETWORK_POLICIES)),
+            *(self._reflector(
+                resource, self._policy_changed(
+                    resource, self._conditions.handler(resource)),
+                optional=True) for resource in resources.CUSTOM_POLICIES),
             self._reflector(
                 resources.PODS, self._problems.handler(resources.PODS),
                 self._pod_changed),
@@ -121,7 +133,8 @@ class Controller:
         # NOTE: first, as it is what may fail: another process may have the
         # port.
         for part in (self._health, self._events, self._sender, self._server,
-                     self._hints, self._poller, *self._reflectors):
+                     self._hints, self._poller, self._conditions,
+                     *self._reflectors):
             part.start()
             self._started.append(part)
 
@@ -160,12 +173,12 @@ class Controller:
         """Whether all kinds were listed."""
         return all(part.synced.is_set() for part in self._reflectors)
 
-    def _reflector(self, resource, *handlers):
+    def _reflector(self, resource, *handlers, optional=False):
         def handle(change, obj):
             for handler in handlers:
                 handler(change, obj)
         return reflector.Reflector(self._api, resource, handle,
-                                   on_synced=self._listed)
+                                   on_synced=self._listed, optional=optional)
 
     def _listed(self):
         """A kind was listed; after the last one stand for election.
@@ -177,7 +190,8 @@ class Controller:
             if not self.synced() or self._standing.is_set():
                 return
             self._standing.set()
-        LOG.info('Pods, namespaces, nodes and policies are listed')
+        memory.settle()
+        LOG.info('Pods, namespaces, nodes, services and policies are listed')
         self._elector.start()
         self._hints.wake()
 
@@ -201,6 +215,24 @@ class Controller:
             leading = self._term
         if leading is not None:
             leading.pod_changed(uid)
+
+    def _policy_changed(self, resource, *afterwards):
+        """A handler for policies of a kind.
+
+        :param afterwards: handlers that say what became of a policy.
+        """
+        remember = self._problems.handler(resource)
+        apply = self._views.policy(resource.kind)
+
+        def handle(change, obj):
+            remember(change, obj)
+            try:
+                apply(change, obj)
+            finally:
+                for handler in afterwards:
+                    handler(change, obj)
+                self._hints.wake()
+        return handle
 
     def _node_changed(self, change, obj):
         self._nodes.update(change, obj)
@@ -232,6 +264,7 @@ class Controller:
         server.start()
         self._problems.forget()
         self._hints.wake()
+        self._conditions.wake()
 
     def _lead_no_more(self):
         with self._lock:
@@ -277,6 +310,7 @@ class ControllerService(service.Service):
         # NOTE: in the worker process: neither threads nor connections
         # survive the fork.
         self._ended = threading.Event()
+        memory.tune()
         host = self._conf.controller.host
         rpc_transport.set_defaults(self._conf, NAME, host,
                                    _lock_folder(host))

@@ -18,12 +18,15 @@ lost the API server would take back what another one has told; both would
 open what is closed.
 """
 
+import functools
 import threading
 from typing import Any, Callable, Iterable, Mapping
 
 from oslo_log import log as logging
 
+from kuryr_cilium.controller import metrics
 from kuryr_cilium.k8s import reflector
+from kuryr_cilium.policy import kinds
 from kuryr_cilium.policy import world
 
 LOG = logging.getLogger(__name__)
@@ -37,15 +40,17 @@ class Views:
     :param epoch: callable that returns the epoch, 0 if it is not known.
     :param current: callable that says whether all that was listed is what
         the API has.
+    :param options: what the operator has chosen of what policies mean.
     """
 
     def __init__(self, on_changes: Callable[[world.Changes], object],
-                 epoch: Callable[[], int], current: Callable[[], bool]):
+                 epoch: Callable[[], int], current: Callable[[], bool],
+                 options: kinds.Options = kinds.Options()):
         self._on_changes = on_changes
         self._epoch = epoch
         self._current = current
         self._lock = threading.Lock()
-        self._world = world.World()
+        self._world = world.World(options)
 
     def pod(self, change: str, obj: Mapping[str, Any]) -> None:
         """A reflector's handler for pods."""
@@ -68,24 +73,51 @@ class Views:
         else:
             self._apply('set_node', obj)
 
-    def policy(self, change: str, obj: Mapping[str, Any]) -> None:
-        """A reflector's handler for NetworkPolicies."""
+    def service(self, change: str, obj: Mapping[str, Any]) -> None:
+        """A reflector's handler for services."""
         if change == reflector.DELETED:
-            self._apply('delete_policy', obj['metadata']['uid'])
-            return
+            self._apply('delete_service', obj['metadata']['uid'])
+        else:
+            self._apply('set_service', obj)
+
+    def slice(self, change: str, obj: Mapping[str, Any]) -> None:
+        """A reflector's handler for EndpointSlices."""
+        if change == reflector.DELETED:
+            self._apply('delete_slice', obj['metadata']['uid'])
+        else:
+            self._apply('set_slice', obj)
+
+    def policy(self, kind: str) -> Callable[[str, Mapping[str, Any]], None]:
+        """A reflector's handler for policies of a kind."""
+        return functools.partial(self._policy, kind)
+
+    def _policy(self, kind, change, obj):
         try:
-            self._apply('set_policy', obj)
-        except Exception:
-            # A fault of ours must not be a hole: as long as the policy can
-            # not be applied its whole namespace is isolated.
-            LOG.error('NetworkPolicy %s/%s: its namespace is isolated',
-                      obj['metadata'].get('namespace'),
-                      obj['metadata'].get('name'))
-            self._apply('set_policy', {
-                'metadata': obj['metadata'],
-                'spec': {'podSelector': {},
-                         'policyTypes': ['Ingress', 'Egress']}})
-            raise
+            if change == reflector.DELETED:
+                self._apply('delete_policy', obj['metadata']['uid'])
+                return
+            try:
+                self._apply('set_policy', kind, obj)
+            except Exception:
+                # A fault of ours must not be a hole: as long as the policy
+                # can not be applied nothing gets through.
+                namespace = obj['metadata'].get('namespace')
+                LOG.error(
+                    '%s %s: %s denied', kind, '/'.join(filter(None, (
+                        namespace, obj['metadata'].get('name')))),
+                    'its namespace is' if namespace else
+                    'all but exempt namespaces are')
+                self._apply('isolate', kind, obj)
+                raise
+        finally:
+            self._count()
+
+    def _count(self):
+        with self._lock:
+            found, broken = self._world.counts()
+        for kind in kinds.PARSERS:
+            metrics.POLICIES.labels(kind).set(found[kind])
+            metrics.POLICY_PROBLEMS.labels(kind).set(broken[kind])
 
     def set_fastpath(self, vif_ids: Iterable[str]) -> None:
         """The ports on which Neutron has nothing to enforce."""
@@ -99,12 +131,23 @@ class Views:
         epoch = self._epoch()
         if not epoch or not self._current():
             return epoch, False, {}
-        return epoch, True, self.peek(host)
+        with self._lock:
+            return epoch, True, self._world.pieces(host)
 
     def peek(self, host: str) -> Mapping[str, Any]:
         """The view of a node as it is, synced or not."""
         with self._lock:
             return self._world.view(host)
+
+    def pieces(self, keys: Iterable[str]) -> Mapping[str, Any]:
+        """What is sent under some keys; None of what is gone."""
+        with self._lock:
+            return {key: self._world.piece(key) for key in keys}
+
+    def uses(self, host: str, ruleset_id: str) -> bool:
+        """Whether a ruleset is in the view of a node."""
+        with self._lock:
+            return self._world.uses(host, ruleset_id)
 
     def problems(self) -> Mapping[str, list]:
         """What can't be expressed: UID of a policy or pod -> Problems."""
@@ -114,8 +157,8 @@ class Views:
                 found[uid] = [problem]
         return found
 
-    def _apply(self, method, argument):
-        with self._lock:
-            changes = getattr(self._world, method)(argument)
+    def _apply(self, method, *arguments):
+        with self._lock, metrics.CHANGE_SECONDS.labels(method).time():
+            changes = getattr(self._world, method)(*arguments)
         if changes:
             self._on_changes(changes)

@@ -19,6 +19,12 @@ again and finds out by itself what vanished. Whatever goes wrong is counted,
 logged when it begins and when it ends, and tried again after a delay that
 grows; nothing of it reaches the handler.
 
+A kind that a cluster may have or not (its CustomResourceDefinition) is
+*optional*: as long as the server does not know it there are no objects, and
+the reflector asks again from time to time. Only what discovery says makes a
+kind absent: a list that is not found for any other reason is a failure, and
+takes nothing back.
+
 Source: https://kubernetes.io/docs/reference/using-api/api-concepts/, the
 sections on efficient detection of changes, bookmarks and chunked lists.
 """
@@ -44,6 +50,9 @@ WATCH_SECONDS = 300
 #: Seconds of silence after which a watch is given up. A server sends a
 #: bookmark every one or two minutes.
 SILENCE_SECONDS = 150
+#: Seconds between two looks for an optional kind that is absent, give or take
+#: a fifth.
+ABSENT_SECONDS = 10
 #: Seconds that a watch has to run until the next failure is a first one.
 _LASTED = 2.0
 
@@ -60,6 +69,10 @@ _LISTS = prometheus_client.Counter(
 _OBJECTS = prometheus_client.Gauge(
     'kuryr_cilium_kubernetes_reflector_objects',
     'Objects that are followed.', ['resource'])
+_ABSENT = prometheus_client.Gauge(
+    'kuryr_cilium_kubernetes_reflector_absent',
+    'Whether the server does not have this kind (in our version).',
+    ['resource'])
 _CONNECTED = prometheus_client.Gauge(
     'kuryr_cilium_kubernetes_reflector_connected',
     'Whether the watch is running.', ['resource'])
@@ -78,12 +91,14 @@ class Reflector:
     :param field_selector: as 'spec.nodeName=node-1'.
     :param label_selector: as 'a=b,c!=d'.
     :param on_synced: called once, when the first list was handled.
+    :param optional: whether the server may not have the kind.
     """
 
     def __init__(self, client, resource, handler, namespace=None,
                  field_selector=None, label_selector=None, on_synced=None,
                  watch_seconds=WATCH_SECONDS,
-                 silence_seconds=SILENCE_SECONDS):
+                 silence_seconds=SILENCE_SECONDS, optional=False,
+                 absent_seconds=ABSENT_SECONDS):
         self.resource = resource
         self.synced = threading.Event()
         self._client = client.clone()
@@ -97,6 +112,10 @@ class Reflector:
             self._selectors['labelSelector'] = label_selector
         self._watch_seconds = watch_seconds
         self._silence_seconds = silence_seconds
+        self._optional = optional
+        self._absent_seconds = absent_seconds
+        #: Why the kind is absent, as it was logged last.
+        self._absence = None
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name='reflector-' + resource.plural,
@@ -164,6 +183,8 @@ class Reflector:
                 _ERRORS.labels(self.resource.plural, 'KubernetesGone').inc()
                 self._version = None
                 delay = self._backoff.next()
+            except exceptions.KubernetesNotFound as error:
+                delay = self._not_found(error)
             except exceptions.KuryrCiliumException as error:
                 delay = self._failed(error)
             except Exception as error:
@@ -171,6 +192,76 @@ class Reflector:
                 self._version = None
                 delay = self._failed(error)
             self._stop.wait(delay)
+
+    def _not_found(self, error):
+        """The kind may be absent; returns a delay."""
+        if not self._optional:
+            return self._failed(error)
+        self._version = None
+        try:
+            absence = self._look_for_kind()
+            if absence is None:
+                return self._failed(error)
+            self._absent(absence)
+        except exceptions.KuryrCiliumException as failure:
+            return self._failed(failure)
+        except Exception as failure:
+            LOG.exception('Looking for %s failed', self.resource.plural)
+            return self._failed(failure)
+        return self._absent_seconds * random.uniform(0.8, 1.2)
+
+    def _look_for_kind(self):
+        """Why the server does not have the kind; None if it does have it."""
+        wanted = self.resource.api_version
+        try:
+            group = self._client.get(self.resource.group_path)
+        except exceptions.KubernetesNotFound:
+            return ''
+        served = [item['groupVersion'] for item in group['versions']]
+        having = []
+        for version in served:
+            try:
+                kinds = self._client.get('/apis/' + version)['resources']
+            except exceptions.KubernetesNotFound:
+                continue
+            if any(kind['name'] == self.resource.plural for kind in kinds):
+                having.append(version)
+        if wanted in having:
+            return None
+        return ', '.join(sorted(having))
+
+    def _absent(self, served):
+        """There are no objects of the kind.
+
+        :param served: versions in which the server does have it.
+        """
+        if self._absence != served:
+            self._absence = served
+            if served:
+                LOG.error(
+                    '%s are not enforced: the cluster has them as %s, '
+                    'kuryr-cilium reads %s. Install the definition of this '
+                    'version (deploy/crds).', self.resource.plural, served,
+                    self.resource.api_version)
+            else:
+                LOG.info('The cluster has no %s in %s; looking for them '
+                         'from time to time', self.resource.plural,
+                         self.resource.api_version)
+        for key in list(self._known):
+            self._vanished(key)
+        _OBJECTS.labels(self.resource.plural).set(0)
+        _ABSENT.labels(self.resource.plural).set(1)
+        _CONNECTED.labels(self.resource.plural).set(0)
+        self._failure = None
+        self._reported = False
+        self._backoff.reset()
+        self._has_synced()
+
+    def _has_synced(self):
+        if not self.synced.is_set():
+            self.synced.set()
+            if self._on_synced is not None:
+                self._on_synced()
 
     def _lasted(self):
         """Whether the watch that ended had worked for a while."""
@@ -218,10 +309,9 @@ class Reflector:
         if version is None:
             return
         self._version = version
-        if not self.synced.is_set():
-            self.synced.set()
-            if self._on_synced is not None:
-                self._on_synced()
+        self._absence = None
+        _ABSENT.labels(self.resource.plural).set(0)
+        self._has_synced()
 
     def _list_pages(self, limit=None):
         """Deliver what is there; returns the version, None if stopped."""

@@ -34,6 +34,11 @@ class Resource:
     namespaced: bool = True
 
     @property
+    def group_path(self):
+        """The path of the group, which lists its versions."""
+        return '/apis/' + self.group
+
+    @property
     def api_version(self):
         """What objects say in ``apiVersion``."""
         return f'{self.group}/{self.version}' if self.group else self.version
@@ -62,3 +67,18 @@ EVENTS = Resource('events', 'Event')
 NETWORK_POLICIES = Resource('networkpolicies', 'NetworkPolicy',
                             'networking.k8s.io')
 LEASES = Resource('leases', 'Lease', 'coordination.k8s.io')
+SERVICES = Resource('services', 'Service')
+ENDPOINT_SLICES = Resource('endpointslices', 'EndpointSlice',
+                           'discovery.k8s.io')
+CLUSTER_NETWORK_POLICIES = Resource(
+    'clusternetworkpolicies', 'ClusterNetworkPolicy',
+    'policy.networking.k8s.io', 'v1alpha2', namespaced=False)
+CILIUM_NETWORK_POLICIES = Resource(
+    'ciliumnetworkpolicies', 'CiliumNetworkPolicy', 'cilium.io', 'v2')
+CILIUM_CLUSTERWIDE_NETWORK_POLICIES = Resource(
+    'ciliumclusterwidenetworkpolicies', 'CiliumClusterwideNetworkPolicy',
+    'cilium.io', 'v2', namespaced=False)
+
+#: Policies of definitions that a cluster may have or not.
+CUSTOM_POLICIES = (CLUSTER_NETWORK_POLICIES, CILIUM_NETWORK_POLICIES,
+                   CILIUM_CLUSTERWIDE_NETWORK_POLICIES)

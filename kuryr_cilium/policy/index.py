@@ -15,26 +15,35 @@
 Both sides are indexed by labels: a pod finds the selectors that may match
 it, a new selector finds the pods. So a change costs what it touches, not
 the size of the cluster.
+
+It takes whatever has labels and a namespace for a pod: nodes and services
+have an index of their own, with selectors in the form of one of pods.
 """
 
 import collections
 import dataclasses
-from typing import Iterable, Mapping, NamedTuple
+from typing import Iterable, Mapping, NamedTuple, Optional, Union
 
 from kuryr_cilium.policy import labels
 from kuryr_cilium.policy import selectors
+
+#: See labels.anchors; None is one that everything has.
+Anchor = Union[str, tuple[str, str], None]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Matcher:
     """A selector in use.
 
+    :ivar place: where it looks: the name of a namespace, or what the labels
+        of the namespaces must meet.
     :ivar uids: UIDs of the pods that it matches.
     :ivar uses: how often it was watched.
     """
 
     selector: selectors.Pods
     id: str
+    place: Union[str, labels.LabelSelector]
     uids: set[str] = dataclasses.field(default_factory=set)
     uses: int = 0
 
@@ -58,44 +67,66 @@ class Index:
         self._matchers: dict[str, Matcher] = {}
         # (namespace, anchor) -> UIDs; the anchor None is every pod.
         self._by_anchor: dict[tuple, set[str]] = {}
-        # (namespace or None, anchor) -> matchers that may match there.
-        self._watching: dict[tuple, set[Matcher]] = {}
+        # place -> anchor -> matchers that may match there.
+        self._watching: dict[Union[str, labels.LabelSelector],
+                             dict[Anchor, set[Matcher]]] = {}
         # Selector of namespaces -> matchers that use it.
         self._by_namespaces: dict[labels.LabelSelector, set[Matcher]] = {}
+        # Namespace with pods -> those selectors of namespaces that match.
+        self._meant: dict[str, set[labels.LabelSelector]] = {}
         self._populated: collections.Counter[str] = collections.Counter()
 
-    def watch(self, selector: selectors.Pods) -> Matcher:
-        """Keep what a selector matches, until as many calls of unwatch."""
-        matcher = self._matchers.get(selector.id)
+    def watch(self, selector: selectors.Pods,
+              selector_id: Optional[str] = None) -> Matcher:
+        """Keep what a selector matches, until as many calls of unwatch.
+
+        :param selector_id: under which it is known, if not its own.
+        """
+        selector_id = selector_id or selector.id
+        matcher = self._matchers.get(selector_id)
         if matcher is None:
-            matcher = Matcher(selector, selector.id)
+            matcher = Matcher(
+                selector, selector_id, selector.namespaces
+                if selector.namespace is None else selector.namespace)
             self._matchers[matcher.id] = matcher
-            for key in _watched(selector):
-                self._watching.setdefault(key, set()).add(matcher)
+            watching = self._watching.setdefault(matcher.place, {})
+            for anchor in _watched(matcher):
+                watching.setdefault(anchor, set()).add(matcher)
             if selector.namespace is None:
                 self._by_namespaces.setdefault(
                     selector.namespaces, set()).add(matcher)
+                if len(self._by_namespaces[selector.namespaces]) == 1:
+                    for name, meant in self._meant.items():
+                        if labels.matches(selector.namespaces,
+                                          self._labels(name)):
+                            meant.add(selector.namespaces)
             for uid in self._candidates(selector):
-                if self._matches(selector, *self._pods[uid]):
+                if labels.matches(selector.pods, self._pods[uid][1]):
                     matcher.uids.add(uid)
                     self._of[uid].add(matcher)
         matcher.uses += 1
         return matcher
 
-    def unwatch(self, selector: selectors.Pods) -> bool:
+    def unwatch(self, selector_id: str) -> bool:
         """Undo one watch.
 
         :returns: True if the selector is still watched by others.
         """
-        matcher = self._matchers[selector.id]
+        matcher = self._matchers[selector_id]
         matcher.uses -= 1
         if matcher.uses:
             return True
         del self._matchers[matcher.id]
-        for key in _watched(selector):
-            _discard(self._watching, key, matcher)
-        if selector.namespace is None:
-            _discard(self._by_namespaces, selector.namespaces, matcher)
+        watching = self._watching[matcher.place]
+        for anchor in _watched(matcher):
+            _discard(watching, anchor, matcher)
+        if not watching:
+            del self._watching[matcher.place]
+        if isinstance(matcher.place, tuple):
+            _discard(self._by_namespaces, matcher.place, matcher)
+            if matcher.place not in self._by_namespaces:
+                for meant in self._meant.values():
+                    meant.discard(matcher.place)
         for uid in matcher.uids:
             self._of[uid].discard(matcher)
         return False
@@ -118,14 +149,21 @@ class Index:
         if old is not None:
             self._unlist(uid, old)
         self._pods[uid] = pod
-        for anchor in _anchors(pod[1]):
+        anchors = tuple(_anchors(pod[1]))
+        for anchor in anchors:
             self._by_anchor.setdefault((namespace, anchor), set()).add(uid)
         self._populated[namespace] += 1
+        if namespace not in self._meant:
+            self._meant[namespace] = self._meaning(namespace)
         before = self._of.get(uid, set())
-        now = {matcher
-               for place in (namespace, None) for anchor in _anchors(pod[1])
-               for matcher in self._watching.get((place, anchor), ())
-               if self._matches(matcher.selector, *pod)}
+        now = set()
+        for place in (namespace, *self._meant[namespace]):
+            watching = self._watching.get(place)
+            if watching:
+                now.update(
+                    matcher for anchor in anchors if anchor in watching
+                    for matcher in watching[anchor]
+                    if labels.matches(matcher.selector.pods, pod[1]))
         self._of[uid] = now
         return self._flip(uid, before - now, now - before)
 
@@ -156,18 +194,17 @@ class Index:
 
     def _relabelled(self, name, before):
         now = self._labels(name)
-        flips = []
+        flips: list[Flip] = []
         if now == before or name not in self._populated:
             return flips
-        for selector, matchers in self._by_namespaces.items():
-            matches = labels.matches(selector, now)
-            if matches == labels.matches(selector, before):
-                continue
-            for matcher in matchers:
+        old, new = self._meant[name], self._meaning(name)
+        self._meant[name] = new
+        for place in old ^ new:
+            for matcher in self._by_namespaces[place]:
                 for uid in self._anchored(name, matcher.selector.pods):
                     if labels.matches(matcher.selector.pods,
                                       self._pods[uid][1]):
-                        flips.append(Flip(matcher, uid, matches))
+                        flips.append(Flip(matcher, uid, place in new))
         for flip in flips:
             if flip.matches:
                 flip.matcher.uids.add(flip.uid)
@@ -177,21 +214,22 @@ class Index:
                 self._of[flip.uid].discard(flip.matcher)
         return flips
 
+    def _meaning(self, namespace):
+        """Selectors of namespaces that match one."""
+        found = self._labels(namespace)
+        return {place for place in self._by_namespaces
+                if labels.matches(place, found)}
+
     def _labels(self, namespace):
         return self._namespaces.get(namespace) or {
             labels.NAMESPACE_NAME: namespace}
-
-    def _matches(self, selector, namespace, pod_labels):
-        return selector.matches(namespace, self._labels(namespace),
-                                pod_labels)
 
     def _candidates(self, selector):
         if selector.namespace is not None:
             namespaces = (selector.namespace,)
         else:
-            namespaces = [
-                name for name in self._populated
-                if labels.matches(selector.namespaces, self._labels(name))]
+            namespaces = [name for name, meant in self._meant.items()
+                          if selector.namespaces in meant]
         for name in namespaces:
             yield from self._anchored(name, selector.pods)
 
@@ -209,6 +247,7 @@ class Index:
         self._populated[namespace] -= 1
         if not self._populated[namespace]:
             del self._populated[namespace]
+            del self._meant[namespace]
 
     def _flip(self, uid, lost, gained):
         for matcher in lost:
@@ -226,9 +265,8 @@ def _anchors(pod_labels):
     yield from pod_labels.items()
 
 
-def _watched(selector):
-    for anchor in labels.anchors(selector.pods) or (None,):
-        yield selector.namespace, anchor
+def _watched(matcher):
+    return labels.anchors(matcher.selector.pods) or (None,)
 
 
 def _discard(sets, key, item):

@@ -12,35 +12,83 @@
 
 """The rulesets that endpoints are judged by, and where they are needed.
 
-Endpoints that the same policies select are judged by the same combination
-of policies; combinations of equal content are one ruleset.
+Endpoints that the same policies select, and whose named ports have the same
+numbers, are judged by the same combination of policies; combinations of equal
+content are one ruleset.
 """
 
 import collections
 import dataclasses
-from typing import Iterable, Mapping, Optional
+from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 
 from kuryr_cilium.policy import model
+from kuryr_cilium.policy import named
 from kuryr_cilium.policy import normal
 from kuryr_cilium.policy import rulesets
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Version:
-    """A policy as it was set once; compared by identity."""
+    """A policy as it was set once; compared by identity.
+
+    :ivar policy: named ports of its egress rules are resolved.
+    :ivar directions: those in which it has a say.
+    :ivar ports: named ports of its ingress rules.
+    """
 
     policy: normal.Policy
+    directions: frozenset[model.Direction]
+    ports: frozenset[normal.NamedPort]
 
 
-#: What judges one direction of an endpoint.
-Combination = tuple[model.Direction, frozenset[Version]]
+def version(policy: normal.Policy) -> Version:
+    """A policy that is set now."""
+    return Version(policy, policy.isolates.union(
+        rule.direction for rule in policy.rules), named.own(policy))
 
 
-def combination(direction: model.Direction,
-                versions: Iterable[Version]) -> Combination:
-    """The policies that have a say in a direction."""
-    return direction, frozenset(version for version in versions
-                                if direction in version.policy.isolates)
+class Combination(NamedTuple):
+    """What judges one direction of an endpoint.
+
+    :ivar ports: numbers of named ports that the policies ask for.
+    """
+
+    direction: model.Direction
+    versions: frozenset[Version]
+    ports: frozenset[tuple[normal.NamedPort, frozenset[int]]]
+
+
+class Judging:
+    """The policies that are about an endpoint; worked out once for many.
+
+    :param versions: those policies.
+    """
+
+    def __init__(self, versions: frozenset[Version]):
+        self._split = {
+            direction: frozenset(version for version in versions
+                                 if direction in version.directions)
+            for direction in model.Direction}
+        self._ports = frozenset().union(*(
+            version.ports for version in versions))
+        self._plain = tuple(self._combined(direction, frozenset())
+                            for direction in model.Direction)
+
+    def combinations(self, ports: named.Ports) -> tuple[Combination, ...]:
+        """What judges each direction.
+
+        :param ports: named ports of the endpoint.
+        """
+        ingress, egress = self._plain
+        if self._ports and ports:
+            asked = frozenset((port, ports[port]) for port in self._ports
+                              if port in ports)
+            if asked:
+                ingress = self._combined(ingress.direction, asked)
+        return ingress, egress
+
+    def _combined(self, direction, ports):
+        return Combination(direction, self._split[direction], ports)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -67,13 +115,21 @@ class _Made:
 
 
 class InUse:
-    """Counts who uses which ruleset."""
+    """Counts who uses which ruleset.
 
-    def __init__(self):
+    :param sent: callable that returns the ids of the selectors that are
+        sent for one.
+    :param own_node: as in rulesets.build.
+    """
+
+    def __init__(self, sent: Callable[[str], Iterable[str]],
+                 own_node: bool = False):
+        self._sent = sent
+        self._own_node = own_node
         self._made: dict[Combination, _Made] = {}
         self._rulesets: dict[str, _RuleSet] = {}
-        # Selector id -> rulesets that name it.
-        self._naming: dict[str, set[str]] = {}
+        # Selector id -> node -> how many of its rulesets name it.
+        self._naming: dict[str, collections.Counter[str]] = {}
 
     def join(self, combination: Combination, host: str,
              changed: set[str]) -> str:
@@ -85,9 +141,10 @@ class InUse:
         """
         made = self._made.get(combination)
         if made is None:
-            direction, versions = combination
             made = _Made(rulesets.build(
-                direction, [version.policy for version in versions]))
+                combination.direction,
+                [version.policy for version in combination.versions],
+                dict(combination.ports), self._own_node))
             self._made[combination] = made
         made.uses += 1
         if made.ruleset is None:
@@ -97,6 +154,10 @@ class InUse:
             used = self._add(made.ruleset)
             changed.add(made.ruleset.id)
         used.hosts[host] += 1
+        if used.hosts[host] == 1:
+            for selector_id in used.peers:
+                self._naming.setdefault(
+                    selector_id, collections.Counter())[host] += 1
         if combination not in used.names:
             used.names[combination] = made.ruleset.names
             self._rename(used, changed)
@@ -118,8 +179,9 @@ class InUse:
         used.hosts[host] -= 1
         if not used.hosts[host]:
             del used.hosts[host]
+            self._unname(used, host)
         if not used.hosts:
-            self._remove(used)
+            del self._rulesets[made.ruleset.id]
             changed.add(made.ruleset.id)
         elif not made.uses:
             del used.names[combination]
@@ -131,7 +193,7 @@ class InUse:
         return used.ruleset if used else None
 
     def peers(self, ruleset_id: str) -> frozenset[str]:
-        """Ids of the selectors that a ruleset in use names."""
+        """Ids of the selectors that a ruleset in use needs to be sent."""
         return self._rulesets[ruleset_id].peers
 
     def hosts(self, ruleset_id: str) -> Mapping[str, int]:
@@ -140,23 +202,23 @@ class InUse:
         return used.hosts if used else {}
 
     def naming(self, selector_id: str) -> Iterable[str]:
-        """Ids of the rulesets that name a selector."""
+        """Nodes with rulesets that name a selector."""
         return self._naming.get(selector_id, ())
 
     def _add(self, ruleset):
-        peers = frozenset(peer for group in ruleset.groups
-                          for peer in group.peers or ())
-        used = _RuleSet(ruleset, peers, {}, collections.Counter())
+        found = frozenset(
+            selector_id for group in ruleset.groups
+            for peer in group.peers or () for selector_id in self._sent(peer))
+        used = _RuleSet(ruleset, found, {}, collections.Counter())
         self._rulesets[ruleset.id] = used
-        for selector_id in peers:
-            self._naming.setdefault(selector_id, set()).add(ruleset.id)
         return used
 
-    def _remove(self, used):
-        del self._rulesets[used.ruleset.id]
+    def _unname(self, used, host):
         for selector_id in used.peers:
             naming = self._naming[selector_id]
-            naming.discard(used.ruleset.id)
+            naming[host] -= 1
+            if not naming[host]:
+                del naming[host]
             if not naming:
                 del self._naming[selector_id]
 

@@ -27,9 +27,12 @@ class Options:
 
     :ivar exempt_namespaces: namespaces whose pods a cluster-wide policy that
         can't be expressed does not isolate.
+    :ivar own_node: whether pods whose egress is isolated may reach their own
+        node.
     """
 
     exempt_namespaces: tuple[str, ...] = ('kube-system',)
+    own_node: bool = False
 
 
 #: kind -> its parser, which never raises for what stands in ``spec``. An

@@ -159,12 +159,35 @@ class Selector:
     :ivar members: sorted.
     :ivar block: the addresses that it matches beside its members, whoever
         has them.
+    :ivar parts: on the wire only, where a selector with many members is
+        sent in pieces: how many :class:`Members` hold them; 0 if they are
+        all here. In a view it is 0.
     """
 
     id: str
     definition: str
     members: tuple[Member, ...] = ()
     block: Optional[Block] = None
+    parts: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Members:
+    """Some of the members of a selector that is sent in parts.
+
+    :ivar selector: id of the selector.
+    :ivar number: which part it is, from 0.
+    :ivar members: sorted; each member of a selector is in one part.
+    """
+
+    selector: str
+    number: int
+    members: tuple[Member, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """``SELECTOR/NUMBER``."""
+        return '%s/%d' % (self.selector, self.number)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ seen, and deletions may come after creations. So every claim is kept by its
 owner's UID, and the one of the highest rank has the address.
 """
 
-from typing import Iterable
+from typing import Iterable, Mapping, Optional
 
 
 class Owners:
@@ -26,35 +26,42 @@ class Owners:
     def __init__(self):
         self._claims: dict[str, dict[str, tuple]] = {}
         self._claimed: dict[str, tuple[str, ...]] = {}
+        self._owner: dict[str, str] = {}
 
-    def claim(self, owner: str, addresses: Iterable[str],
-              rank: tuple) -> set[str]:
+    def claim(self, owner: str, addresses: Iterable[str], rank: tuple
+              ) -> Mapping[str, tuple[Optional[str], Optional[str]]]:
         """Replace an owner's claims; none: it is forgotten.
 
-        :returns: all owners whose addresses may have changed by it.
+        :returns: addresses that change hands -> (former owner, new owner).
         """
-        affected = {owner}
-        for address in self._claimed.pop(owner, ()):
-            claims = self._claims[address]
-            del claims[owner]
-            affected.update(claims)
-            if not claims:
-                del self._claims[address]
+        before = self._claimed.pop(owner, ())
         addresses = tuple(addresses)
-        for address in addresses:
-            claims = self._claims.setdefault(address, {})
-            affected.update(claims)
-            claims[owner] = rank
         if addresses:
             self._claimed[owner] = addresses
-        return affected
+        for address in before:
+            del self._claims[address][owner]
+        for address in addresses:
+            self._claims.setdefault(address, {})[owner] = rank
+        moved = {}
+        for address in dict.fromkeys((*before, *addresses)):
+            claims = self._claims[address]
+            old = self._owner.get(address)
+            new = max(claims, key=claims.get) if claims else None
+            if new is None:
+                del self._claims[address]
+                self._owner.pop(address, None)
+            else:
+                self._owner[address] = new
+            if new != old:
+                moved[address] = old, new
+        return moved
+
+    def owner(self, address: str) -> Optional[str]:
+        """Who has an address."""
+        return self._owner.get(address)
 
     def owned(self, owner: str) -> tuple[str, ...]:
         """Addresses that an owner has, sorted."""
-        return tuple(sorted(
+        return tuple(sorted({
             address for address in self._claimed.get(owner, ())
-            if self._has(owner, address)))
-
-    def _has(self, owner, address):
-        claims = self._claims[address]
-        return len(claims) == 1 or max(claims, key=claims.get) == owner
+            if self._owner.get(address) == owner}))

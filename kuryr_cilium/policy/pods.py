@@ -18,7 +18,13 @@ from typing import Any, Mapping, Optional
 
 from kuryr_cilium import exceptions
 from kuryr_cilium.policy import fields
+from kuryr_cilium.policy import model
+from kuryr_cilium.policy import normal
 from kuryr_cilium import vif
+
+#: A label that each pod gets from its service account, so that selectors
+#: can name it. Source: Cilium documentation, "Service Accounts Based".
+SERVICE_ACCOUNT = 'io.cilium.k8s.policy.serviceaccount'
 
 #: In these phases the containers have ended for good: the address may be
 #: reused, so the pod is no peer any more.
@@ -29,7 +35,8 @@ _FINISHED = ('Succeeded', 'Failed')
 class Pod:
     """A pod that policy applies to.
 
-    :ivar labels: sorted pairs.
+    :ivar labels: sorted pairs, with the pod's service account among them.
+    :ivar ports: its named ports; the numbers of each.
     :ivar facts: its VIF; None as long as it has none that can be read.
     :ivar rank: of two pods that claim one address, the greater has it: one
         that is not being deleted, then the later one.
@@ -44,6 +51,7 @@ class Pod:
     facts: Optional[vif.Facts]
     problem: Optional[fields.Problem]
     rank: tuple
+    ports: Mapping[normal.NamedPort, frozenset[int]]
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -70,10 +78,11 @@ def read(obj: Mapping[str, Any], before: Optional[Pod] = None
     return Pod(
         uid=metadata['uid'], namespace=metadata['namespace'],
         name=metadata['name'], host=spec.get('nodeName') or None,
-        labels=tuple(sorted((metadata.get('labels') or {}).items())),
+        labels=_labels(metadata.get('labels') or {}, spec),
         annotation=annotation, facts=facts, problem=problem,
         rank=(not metadata.get('deletionTimestamp'),
-              metadata.get('creationTimestamp') or '', metadata['uid']))
+              metadata.get('creationTimestamp') or '', metadata['uid']),
+        ports=_ports(spec))
 
 
 def node_addresses(obj: Mapping[str, Any]) -> tuple[str, ...]:
@@ -86,6 +95,50 @@ def node_addresses(obj: Mapping[str, Any]) -> tuple[str, ...]:
             # A name: of the types Hostname, InternalDNS, ExternalDNS.
             continue
     return tuple(sorted(set(found)))
+
+
+def slice_addresses(obj: Mapping[str, Any]) -> frozenset[str]:
+    """Canonical addresses of an EndpointSlice, ready or not."""
+    found = set()
+    for endpoint in obj.get('endpoints') or ():
+        for address in endpoint.get('addresses') or ():
+            try:
+                found.add(str(ipaddress.ip_address(address)))
+            except ValueError:
+                # A name: of the type FQDN.
+                continue
+    return frozenset(found)
+
+
+def _labels(labels, spec):
+    # NOTE: what a pod's author writes under this key is not heeded.
+    account = spec.get('serviceAccountName')
+    if account or SERVICE_ACCOUNT in labels:
+        labels = {key: value for key, value in labels.items()
+                  if key != SERVICE_ACCOUNT}
+        if account:
+            labels[SERVICE_ACCOUNT] = account
+    return tuple(sorted(labels.items()))
+
+
+def _ports(spec):
+    """Named ports of the containers that run as long as the pod does.
+
+    Source: Kubernetes documentation, "Sidecar Containers": an init
+    container with restartPolicy Always keeps running.
+    """
+    found: dict[normal.NamedPort, set[int]] = {}
+    for container in (
+            *(spec.get('containers') or ()),
+            *(container for container in spec.get('initContainers') or ()
+              if container.get('restartPolicy') == 'Always')):
+        for port in container.get('ports') or ():
+            protocol = model.PROTOCOLS.get(port.get('protocol') or 'TCP')
+            number = port.get('containerPort')
+            if port.get('name') and protocol and isinstance(number, int):
+                found.setdefault(normal.NamedPort(protocol, port['name']),
+                                 set()).add(number)
+    return {port: frozenset(numbers) for port, numbers in found.items()}
 
 
 def _facts(annotation):

@@ -87,17 +87,22 @@ class Named(_Selector):
     :ivar name: name of the container's port.
     :ivar protocol: IANA number.
     :ivar port: what the name stands for.
+    :ivar within: the addresses that are meant, if not all of the pods'.
     """
 
     pods: Pods
     name: str
     protocol: int
     port: int
+    within: Optional[model.Block] = None
 
     def plain(self):
         """What the definition says, as JSON types."""
-        return {**self.pods.plain(), 'name': self.name,
-                'protocol': self.protocol, 'port': self.port}
+        found = {**self.pods.plain(), 'name': self.name,
+                 'protocol': self.protocol, 'port': self.port}
+        if self.within is not None:
+            found['within'] = Block(self.within).plain()
+        return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

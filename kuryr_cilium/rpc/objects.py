@@ -34,10 +34,11 @@ from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
 
 VERSION = '1.0'
-#: Of selectors with a block, or with members that are no pods.
+#: Of selectors with a block, in parts, or with members that are no pods.
 VERSION_PEERS = '2.0'
 
-Object = typing.Union[model.Selector, model.RuleSet, model.Endpoint]
+Object = typing.Union[model.Selector, model.Members, model.RuleSet,
+                      model.Endpoint]
 
 _MAJORS = {version.split('.')[0] for version in (VERSION, VERSION_PEERS)}
 
@@ -52,7 +53,7 @@ _ENDPOINT_TEXTS = ('uid', 'namespace', 'name', 'host', 'vif_id', 'mac',
 
 
 def key(obj: Object) -> str:
-    """``selector:ID``, ``ruleset:ID`` or ``endpoint:UID``."""
+    """``selector:ID``, ``ruleset:ID``, ``endpoint:UID``, ``members:ID/N``."""
     kind = _kind_of(obj)
     return '%s:%s' % (kind, getattr(obj, _KINDS[kind].identity))
 
@@ -125,10 +126,18 @@ def _texts(values):
     return tuple(_typed(value, str) for value in _typed(values, list))
 
 
+def _count(value, field):
+    if _typed(value, int) < 0:
+        raise ValueError('%s %d is negative' % (field, value))
+    return value
+
+
 def _version(obj):
-    if isinstance(obj, model.Selector) and (obj.block is not None or any(
-            member.entity is not entities.Entity.POD
-            for member in obj.members)):
+    if isinstance(obj, model.Members) or (
+            isinstance(obj, model.Selector) and (
+                obj.parts or obj.block is not None or any(
+                    member.entity is not entities.Entity.POD
+                    for member in obj.members))):
         return VERSION_PEERS
     return VERSION
 
@@ -141,8 +150,11 @@ def _dump_selector(selector):
     }
     if selector.block is not None:
         wire['block'] = {'cidr': selector.block.cidr,
-                         'except': list(selector.block.excepts),
-                         'outside': selector.block.outside}
+                         'except': list(selector.block.excepts)}
+        if selector.block.outside:
+            wire['block']['outside'] = True
+    if selector.parts:
+        wire['parts'] = selector.parts
     return wire
 
 
@@ -158,15 +170,15 @@ def _load_selector(wire):
         _text(wire, 'id'), _text(wire, 'definition'),
         tuple(_load_member(member)
               for member in _typed(wire['members'], list)),
-        _load_block(wire['block']) if 'block' in wire else None)
+        _load_block(wire['block']) if 'block' in wire else None,
+        _count(wire.get('parts', 0), 'parts'))
 
 
 def _load_member(wire):
-    # NOTE: an address is in many selectors, and is to be in memory once;
-    # what is no text can't be interned.
+    # NOTE: an address is in many selectors, and is to be in memory once.
     return model.Member(
-        sys.intern(wire['uid']),
-        tuple(map(sys.intern, _typed(wire['addresses'], list))),
+        sys.intern(_text(wire, 'uid')),
+        tuple(map(sys.intern, _texts(wire['addresses']))),
         _load_entity(wire['entity']) if 'entity' in wire
         else entities.Entity.POD)
 
@@ -183,7 +195,7 @@ def _load_block(wire):
     return model.Block(
         _network(_text(wire, 'cidr'), 'cidr'),
         tuple(_network(text, 'except') for text in _texts(wire['except'])),
-        _typed(wire['outside'], bool))
+        _typed(wire.get('outside', False), bool))
 
 
 def _network(text, field):
@@ -262,6 +274,21 @@ def _load_endpoint(wire):
         **{field: _text(wire, field) for field in _ENDPOINT_TEXTS})
 
 
+def _dump_members(part):
+    return {
+        'selector': part.selector,
+        'number': part.number,
+        'members': [_dump_member(member) for member in part.members],
+    }
+
+
+def _load_members(wire):
+    return model.Members(
+        _text(wire, 'selector'), _count(wire['number'], 'number'),
+        tuple(_load_member(member)
+              for member in _typed(wire['members'], list)))
+
+
 class _Codec(typing.NamedTuple):
     cls: type
     identity: str
@@ -271,6 +298,7 @@ class _Codec(typing.NamedTuple):
 
 _KINDS = {
     'selector': _Codec(model.Selector, 'id', _dump_selector, _load_selector),
+    'members': _Codec(model.Members, 'id', _dump_members, _load_members),
     'ruleset': _Codec(model.RuleSet, 'id', _dump_ruleset, _load_ruleset),
     'endpoint': _Codec(model.Endpoint, 'uid', _dump_endpoint,
                        _load_endpoint),

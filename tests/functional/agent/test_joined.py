@@ -97,7 +97,8 @@ class TestJoined(base.TestCase):
         self.sender = client.HintSender(self.conf)
         self.hints = hints.Hints(
             lambda host, objects: self.sender.send(host, self.epoch, objects),
-            self.controller.peek, pager.digest, lambda host: True)
+            self.controller.pieces, self.controller.uses, pager.digest,
+            lambda host: True)
         self.datapath = samples.Datapath()
         caller = client.ControllerClient(self.conf)
         self.views = sync.Views(
@@ -148,9 +149,10 @@ class TestJoined(base.TestCase):
         self.assertEqual(model.ALLOW_ALL, self.ingress())
         self.controller.pod(reflector.ADDED, pod(
             'xwing', 2, 'node-2', org='alliance'))
-        self.controller.policy(reflector.ADDED, policy())
+        self.controller.policy('NetworkPolicy')(reflector.ADDED, policy())
         base.wait_until(lambda: self.allowed() == set())
-        self.controller.policy(reflector.MODIFIED, policy('empire'))
+        self.controller.policy('NetworkPolicy')(reflector.MODIFIED,
+                                                policy('empire'))
         base.wait_until(lambda: self.ingress().groups)
         self.assertEqual(set(), self.allowed())
         self.controller.pod(reflector.ADDED, pod(
@@ -161,7 +163,7 @@ class TestJoined(base.TestCase):
         base.wait_until(lambda: self.allowed() == {'10.99.3.2', '10.99.3.3'})
         self.controller.pod(reflector.DELETED, pod('tiefighter', 3))
         base.wait_until(lambda: self.allowed() == {'10.99.3.2'})
-        self.controller.policy(reflector.DELETED, policy())
+        self.controller.policy('NetworkPolicy')(reflector.DELETED, policy())
         base.wait_until(lambda: self.allowed() == model.ALLOW_ALL)
         self.controller.pod(reflector.DELETED, pod('deathstar', 1))
         base.wait_until(lambda: self.allowed() is None)
@@ -169,12 +171,12 @@ class TestJoined(base.TestCase):
             self.assertTrue(view.synced)
 
     def test_a_controller_that_forgot_opens_nothing(self):
-        self.controller.policy(reflector.ADDED, policy())
+        self.controller.policy('NetworkPolicy')(reflector.ADDED, policy())
         self.controller.pod(reflector.ADDED, pod(
             'deathstar', 1, **{'class': 'deathstar'}))
         base.wait_until(lambda: self.allowed() == set())
         self.current = False
-        self.controller.policy(reflector.DELETED, policy())
+        self.controller.policy('NetworkPolicy')(reflector.DELETED, policy())
         self.views.pull_soon()
         base.wait_until(lambda: 'has not listed' in (
             self.views.trouble() or ''))

@@ -141,9 +141,9 @@ class TestPods(ControllerTestCase):
         self.cluster.wait_facts('a')
         path = resources.NETWORK_POLICIES.path(self.cluster.namespace)
         self.cluster.api.create(path, {
-            'metadata': {'name': 'named'},
-            'spec': {'podSelector': {}, 'ingress': [
-                {'ports': [{'port': 'http'}]}]}})
+            'metadata': {'name': 'mapped'},
+            'spec': {'podSelector': {}, 'ingress': [{'from': [
+                {'ipBlock': {'cidr': '::ffff:10.0.0.0/104'}}]}]}})
         view = agent.wait_view(
             lambda view: any(key.startswith('ruleset:')
                              for key in view.changed), 'a ruleset')
@@ -153,7 +153,7 @@ class TestPods(ControllerTestCase):
         self.assertEqual(model.ALLOW_ALL, endpoint.egress)
         message, = self.assertEventually(
             lambda: self.cluster.events('PolicyIsolates'), SOON)
-        self.assertIn('spec.ingress[0].ports[0]', message)
+        self.assertIn('spec.ingress[0].from[0].ipBlock.cidr', message)
 
     def test_port_that_can_not_be_bound(self):
         host = 'node-' + self.cluster.name

@@ -13,6 +13,7 @@
 """A real etcd and kube-apiserver, on loopback ports of their own."""
 
 import atexit
+import contextlib
 import ctypes
 import os
 import shutil
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives import serialization
 import requests
 import urllib3
 
+from kuryr_cilium import exceptions
 from kuryr_cilium.k8s import access
 from kuryr_cilium.k8s import client
 from kuryr_cilium.k8s import resources
@@ -47,6 +49,10 @@ _CACHE = os.environ.get('KURYR_CILIUM_CACHE',
                         os.path.expanduser('~/.cache/kuryr-cilium'))
 _TMP = tempfile.gettempdir()
 
+DEFINITIONS = resources.Resource(
+    'customresourcedefinitions', 'CustomResourceDefinition',
+    'apiextensions.k8s.io', namespaced=False)
+
 _TOKEN = 'test-admin-token'
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -58,6 +64,15 @@ def _kube():
     if not os.path.exists(path):
         raise RuntimeError('%s is missing: run "tools/lab/lab build"' % path)
     return path
+
+
+def _served(api, path):
+    """Whether something is found under a path."""
+    try:
+        api.get(path)
+    except exceptions.KubernetesNotFound:
+        return False
+    return True
 
 
 def free_port():
@@ -179,6 +194,47 @@ class KubeAPI:
             test.addCleanup(api.delete, resource.path(name),
                             {'gracePeriodSeconds': 0})
         return name
+
+    def define(self, test, resource, versions=None):
+        """Install the definition of a kind, with status, for a test.
+
+        :param versions: other ones than the resource's.
+        """
+        api = self.client()
+        test.addCleanup(api.close)
+        name = '%s.%s' % (resource.plural, resource.group)
+        versions = versions or [resource.version]
+        api.create(DEFINITIONS.path(), {
+            'metadata': {'name': name, 'annotations': {
+                'api-approved.kubernetes.io': 'unapproved, for tests'}},
+            'spec': {
+                'group': resource.group,
+                'scope': 'Namespaced' if resource.namespaced else 'Cluster',
+                'names': {'plural': resource.plural, 'kind': resource.kind,
+                          'singular': resource.kind.lower()},
+                'versions': [{
+                    'name': version, 'served': True,
+                    'storage': version == versions[0],
+                    'subresources': {'status': {}},
+                    'schema': {'openAPIV3Schema': {
+                        'type': 'object',
+                        'x-kubernetes-preserve-unknown-fields': True}}}
+                    for version in versions]}})
+        test.addCleanup(self.undefine, resource)
+        path = '/apis/%s/%s/%s' % (resource.group, versions[0],
+                                   resource.plural)
+        base.wait_until(lambda: _served(api, path), 30, path)
+
+    def undefine(self, resource):
+        """Remove a definition and all objects of the kind; idempotent."""
+        with contextlib.closing(self.client()) as api:
+            path = DEFINITIONS.path(name='%s.%s' % (
+                resource.plural, resource.group))
+            try:
+                api.delete(path)
+            except exceptions.KubernetesNotFound:
+                return
+            base.wait_until(lambda: not _served(api, path), 60, path)
 
     def _path(self, *parts):
         return os.path.join(self.folder, *parts)

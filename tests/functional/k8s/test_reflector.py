@@ -13,6 +13,7 @@
 import threading
 import time
 
+import fixtures as fixtures_
 import prometheus_client
 
 from kuryr_cilium.k8s import reflector
@@ -211,6 +212,80 @@ class TestReflector(base.TestCase):
             self.kube.thaw_server()
         self.create('a')
         self.assertNames('a')
+
+
+class TestOptional(base.TestCase):
+    """A kind that the server may have or not."""
+
+    RESOURCE = resources.CILIUM_NETWORK_POLICIES
+
+    def setUp(self):
+        super().setUp()
+        self.kube = fixtures.shared()
+        self.api = self.kube.client()
+        self.addCleanup(self.api.close)
+        self.namespace = self.kube.namespace(self)
+        self.seen = Seen()
+        self.log = self.useFixture(fixtures_.FakeLogger())
+
+    def follow(self):
+        made = reflector.Reflector(
+            self.kube.client(), self.RESOURCE, self.seen, optional=True,
+            absent_seconds=0.2)
+        made.start()
+        self.addCleanup(made.stop)
+        self.assertTrue(made.synced.wait(10))
+        return made
+
+    def create(self, name):
+        self.api.create(self.RESOURCE.path(self.namespace), {
+            'apiVersion': self.RESOURCE.api_version,
+            'kind': self.RESOURCE.kind, 'metadata': {'name': name}})
+
+    def test_comes_and_goes(self):
+        followed = self.follow()
+        self.assertIsNone(followed.check())
+        self.assertTrue(followed.current(0))
+        for _number in range(2):
+            self.kube.define(self, self.RESOURCE)
+            self.create('a')
+            self.assertEventually(lambda: self.seen.names == ['a'], 30)
+            self.kube.undefine(self.RESOURCE)
+            self.assertEventually(lambda: self.seen.names == [], 30)
+            self.assertEventually(lambda: followed.check() is None, 30)
+        self.assertEqual(1, self.log.output.count(
+            'The cluster has no ciliumnetworkpolicies'))
+
+    def test_of_another_version_is_said_once(self):
+        followed = self.follow()
+        self.kube.define(self, self.RESOURCE, ['v3', 'v4'])
+        self.assertEventually(
+            lambda: 'ciliumnetworkpolicies are not enforced: the cluster has '
+            'them as cilium.io/v3, cilium.io/v4, kuryr-cilium reads '
+            'cilium.io/v2' in self.log.output, 30, lambda: self.log.output)
+        asked = _sample('kuryr_cilium_kubernetes_reflector_lists_total',
+                        resource='ciliumnetworkpolicies')
+        self.assertEventually(lambda: _sample(
+            'kuryr_cilium_kubernetes_reflector_lists_total',
+            resource='ciliumnetworkpolicies') >= asked + 3)
+        self.assertIsNone(followed.check())
+        self.assertEqual(1, self.log.output.count('are not enforced'))
+
+    def test_a_list_that_is_not_found_takes_nothing_back(self):
+        self.kube.define(self, self.RESOURCE)
+        self.create('a')
+        followed = self.follow()
+        self.assertEventually(lambda: followed.check() is None)
+        # The server does have the kind, whatever this path leads to.
+        followed._path += '/nothing/here'
+        followed._version = None
+        followed._client.close()
+        followed._client = self.kube.client()
+        self.addCleanup(followed._client.close)
+        self.kube.stop_server()
+        self.kube.start_server()
+        self.assertEventually(followed.check, 30)
+        self.assertEqual(['a'], self.seen.names)
 
 
 def _sample(name, **labels):

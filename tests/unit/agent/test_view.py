@@ -29,7 +29,13 @@ RULESETS = [samples.ruleset(f'r{i}', *(s.id for s in SELECTORS[:i + 1]))
 ENDPOINTS = [samples.endpoint(f'u{i}', ingress=RULESETS[i].id,
                               egress=(model.ALLOW_ALL, model.DENY_ALL,
                                       'r0')[i]) for i in range(3)]
-EVERYTHING = [*SELECTORS, *RULESETS, *ENDPOINTS]
+# The members of the last one come in parts.
+_LAST = SELECTORS.pop()
+PARTS = [model.Members(_LAST.id, number, members)
+         for number, members in enumerate(((), _LAST.members))]
+EVERYTHING = [*SELECTORS, *RULESETS, *ENDPOINTS, *PARTS, model.Selector(
+    _LAST.id, _LAST.definition, parts=len(PARTS))]
+SELECTORS.append(_LAST)
 
 
 def held(*objs):
@@ -83,17 +89,6 @@ class TestView(base.TestCase):
             assembled = view.assemble(1, held(
                 samples.ruleset('r9', name), *sent))
             self.assertEqual(there, 'r9' in assembled.view.rulesets, name)
-
-    def test_blocks_outside_need_what_is_inside(self):
-        block = model.Selector('b', 'b', (), model.Block(
-            '0.0.0.0/0', outside=True))
-        inside = [samples.selector(name, '10.0.0.1') for name in (
-            'entity:cluster', 'entity:remote-node')]
-        for sent in ((), inside[:1], inside[1:], inside):
-            assembled = view.assemble(1, held(
-                samples.ruleset('r9', 'b'), block, *sent))
-            self.assertEqual(len(sent) == 2,
-                             'r9' in assembled.view.rulesets)
 
     def test_merge_takes_out_and_puts_in(self):
         before = held(*EVERYTHING)

@@ -10,6 +10,8 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import prometheus_client
+
 from kuryr_cilium.controller import hints
 from kuryr_cilium.controller import nodes
 from kuryr_cilium.controller import pods
@@ -17,8 +19,8 @@ from kuryr_cilium.controller import problems
 from kuryr_cilium.controller import views
 from kuryr_cilium.k8s import reflector
 from kuryr_cilium.k8s import resources
+from kuryr_cilium.policy import kinds
 from kuryr_cilium.policy import model
-from kuryr_cilium.policy import networkpolicy
 from kuryr_cilium.policy import world
 from kuryr_cilium import vif
 from tests import base
@@ -142,28 +144,64 @@ class TestViews(base.TestCase):
         self.views.namespace(reflector.DELETED, builders.namespace('ns'))
         self.views.node(reflector.DELETED, builders.node('node-a'))
 
+    def fail(self, kind):
+        """Let the parser of a kind have a fault."""
+        def fail(obj, options):
+            raise RuntimeError('a fault')
+
+        self.patch(kinds, 'PARSERS', {**kinds.PARSERS, kind: fail})
+
+    def groups(self, direction='ingress', name='a', namespace='ns'):
+        view = self.views.peek('node-a')
+        endpoint = view['endpoint:%s/%s' % (namespace, name)]
+        return [(group.tier, group.verdict.value, group.peers, group.ports)
+                for group in view[
+                    'ruleset:' + getattr(endpoint, direction)].groups]
+
     def test_policy_that_can_not_be_handled_isolates_its_namespace(self):
-        parse = networkpolicy.parse
-
-        def fail(obj):
-            if 'ingress' in obj['spec']:
-                raise RuntimeError('a fault')
-            return parse(obj)
-
-        self.patch(networkpolicy, 'parse', fail)
+        self.fail('NetworkPolicy')
+        self.fail('CiliumNetworkPolicy')
         policy = builders.policy('p', {'podSelector': {'matchLabels': {
             'not': 'this'}}, 'ingress': [{}]}, namespace='ns')
-        self.assertRaises(RuntimeError, self.views.policy, reflector.ADDED,
-                          policy)
-        endpoint, view = self.endpoint(), self.views.peek('node-a')
-        for ruleset in (endpoint.ingress, endpoint.egress):
-            self.assertEqual((), view['ruleset:' + ruleset].groups)
-        self.views.policy(reflector.DELETED, policy)
+        handle = self.views.policy('NetworkPolicy')
+        self.assertRaises(RuntimeError, handle, reflector.ADDED, policy)
+        for direction in ('ingress', 'egress'):
+            self.assertEqual([], self.groups(direction))
+        self.assertEqual(['policy/ns/p'], list(self.views.problems()))
+        handle(reflector.DELETED, policy)
         self.assertEqual(model.ALLOW_ALL, self.endpoint().ingress)
+        # Of a kind that may deny what others allow.
+        handle = self.views.policy('CiliumNetworkPolicy')
+        self.assertRaises(RuntimeError, handle, reflector.ADDED, policy)
+        for direction in ('ingress', 'egress'):
+            self.assertEqual([(1, 'deny', None, None)],
+                             self.groups(direction))
+
+    def test_cluster_wide_one_spares_exempt_namespaces(self):
+        self.fail('Wide')
+        self.views.pod(reflector.ADDED, builders.pod(
+            'dns', namespace='kube-system', number=2))
+        policy = {'metadata': {'uid': 'w', 'name': 'w'}}
+        handle = self.views.policy('Wide')
+        self.assertRaises(RuntimeError, handle, reflector.ADDED, policy)
+        self.assertEqual([(0, 'deny', None, None)], self.groups())
+        self.assertEqual(model.ALLOW_ALL, self.views.peek('node-a')[
+            'endpoint:kube-system/dns'].ingress)
+
+    def test_metrics(self):
+        self.views.policy('NetworkPolicy')(reflector.ADDED, builders.policy(
+            'p', {'podSelector': {}, 'ingress': [{'unknown': 1}]},
+            namespace='ns'))
+        for name in ('policies', 'policies_with_problems'):
+            self.assertEqual(1, prometheus_client.REGISTRY.get_sample_value(
+                'kuryr_cilium_' + name, {'kind': 'NetworkPolicy'}))
+        self.assertLess(0, prometheus_client.REGISTRY.get_sample_value(
+            'kuryr_cilium_policy_change_seconds_count',
+            {'change': 'set_policy'}))
 
     def test_problems_of_policies_and_pods(self):
-        self.views.policy(reflector.ADDED, builders.policy('p', {
-            'podSelector': {}, 'ingress': [{'unknown': 1}]},
+        self.views.policy('NetworkPolicy')(reflector.ADDED, builders.policy(
+            'p', {'podSelector': {}, 'ingress': [{'unknown': 1}]},
             namespace='ns'))
         broken = builders.pod('b', namespace='ns', number=2)
         broken['metadata']['annotations'][vif.ANNOTATION] = 'no'
@@ -176,13 +214,16 @@ class TestHints(base.TestCase):
 
     def setUp(self):
         super().setUp()
-        self.views = {
-            'a': {'endpoint:1': 'E1', 'ruleset:r': 'R', 'selector:s': 'S'},
-            'b': {'selector:s': 'S', 'selector:t': 'T'}}
+        self.endpoint = model.Endpoint(
+            '1', 'ns', 'p', 'a', 'vif', 'mac', 'network', ())
+        pieces = {'endpoint:1': self.endpoint, 'ruleset:r': 'R',
+                  'selector:s': 'S', 'members:t/1': 'T1'}
         self.dead = set()
         self.hints = hints.Hints(
-            None, lambda host: self.views.get(host, {}),
-            lambda key, obj: 'digest of ' + obj,
+            None, lambda keys: {key: pieces.get(key) for key in keys},
+            lambda host, name: (host, name) == ('a', 'r'),
+            lambda key, obj: 'digest of %s' % (
+                'E1' if obj is self.endpoint else obj),
             lambda host: host not in self.dead)
 
     def messages(self, **changes):
@@ -194,6 +235,11 @@ class TestHints(base.TestCase):
             self.messages(endpoints={'1': 'a', '2': 'a'},
                           hosts=frozenset('a')))
 
+    def test_an_endpoint_has_left_a_node(self):
+        self.assertEqual(
+            {'b': {'endpoint:1': None}},
+            self.messages(endpoints={'1': 'b'}, hosts=frozenset('ab')))
+
     def test_rulesets_go_to_the_nodes_that_have_them(self):
         self.assertEqual(
             {'a': {'ruleset:r': 'digest of R'}},
@@ -202,10 +248,11 @@ class TestHints(base.TestCase):
 
     def test_selectors_go_to_all(self):
         self.assertEqual(
-            {None: {'selector:s': 'digest of S',
-                    'selector:t': 'digest of T'}},
-            self.messages(selectors=frozenset('stu'),
-                          hosts=frozenset('ab')))
+            {None: {'selector:s': 'digest of S', 'members:t/1':
+                    'digest of T1', 'members:t/2': None}},
+            self.messages(selectors=frozenset('st'), hosts=frozenset('ab'),
+                          pieces=frozenset({'selector:s', 'members:t/1',
+                                            'members:t/2'})))
 
     def test_dead_node_gets_none(self):
         self.dead.add('a')

@@ -25,10 +25,10 @@ SETTINGS = hypothesis.settings(
 
 
 def fill(events):
-    """A world that has seen these (method, argument) calls."""
+    """A world that has seen these (method, argument, ...) calls."""
     found = world.World()
-    for method, argument in events:
-        getattr(found, method)(argument)
+    for method, *arguments in events:
+        getattr(found, method)(*arguments)
     return found
 
 
@@ -36,7 +36,7 @@ def listed(namespaces, pods, policies):
     """The calls that list a cluster."""
     return ([('set_namespace', obj) for obj in namespaces] +
             [('set_pod', obj) for obj in pods] +
-            [('set_policy', obj) for obj in policies])
+            [('set_policy', 'NetworkPolicy', obj) for obj in policies])
 
 
 def content(found):
@@ -60,8 +60,8 @@ class TestDifferential(base.TestCase):
         events += data.draw(st.lists(st.sampled_from(events), max_size=3))
         found = fill(listed(*first))
         before = content(found)
-        for method, argument in data.draw(st.permutations(events)):
-            changes = getattr(found, method)(argument)
+        for method, *arguments in data.draw(st.permutations(events)):
+            changes = getattr(found, method)(*arguments)
             after = content(found)
             self._check(changes, before, after)
             before = after

@@ -10,6 +10,8 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+from kuryr_cilium.policy import compile as compiler
+from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
 from kuryr_cilium.policy import normal
 from kuryr_cilium.policy import rulesets
@@ -107,3 +109,83 @@ class TestRuleSets(base.TestCase):
         other = rulesets.build(EGRESS, [policy('p', isolates=(EGRESS,))])
         self.assertNotEqual(
             other.id, rulesets.build(INGRESS, [policy('p')]).id)
+
+
+class TestTiers(base.TestCase):
+
+    def built(self, *policies, direction=INGRESS, **options):
+        built = rulesets.build(direction, policies, **options)
+        return None if built is None else [
+            (group.tier.name, group.priority, group.verdict.value)
+            for group in built.groups]
+
+    def tiered(self, tier, verdict='deny', direction=INGRESS, **more):
+        return normal.Policy('uid', 'Kind/%s' % tier, A, frozenset(), (
+            normal.Rule(direction, frozenset([B]), None,
+                        model.Verdict(verdict), model.Tier[tier], **more),))
+
+    def test_baseline_and_default_follow_where_nothing_isolates(self):
+        self.assertEqual(
+            [('ADMIN', 3, 'pass'), ('BASELINE', 0, 'deny'),
+             ('DEFAULT', 0, 'allow')],
+            self.built(self.tiered('BASELINE'),
+                       self.tiered('ADMIN', 'pass', priority=3)))
+
+    def test_an_isolated_endpoint_never_asks_the_baseline(self):
+        self.assertEqual([('ADMIN', 0, 'deny')], self.built(
+            policy('p'), self.tiered('BASELINE', 'allow'),
+            self.tiered('ADMIN')))
+
+    def test_a_policy_that_does_not_isolate(self):
+        self.assertEqual(
+            [('NETWORK_POLICY', 0, 'deny'), ('DEFAULT', 0, 'allow')],
+            self.built(self.tiered('NETWORK_POLICY')))
+
+    def test_what_matches_nothing_decides_nothing(self):
+        empty = normal.Policy('u', 'n', A, frozenset(), (
+            normal.Rule(INGRESS, frozenset(), None),
+            normal.Rule(INGRESS, None, frozenset()),
+            normal.Rule(EGRESS, None, None)))
+        self.assertIsNone(self.built(empty))
+        self.assertEqual([], self.built(empty, policy('p')))
+
+    def test_pass_goes_on_with_the_tier_that_is_there(self):
+        ruleset = rulesets.build(INGRESS, [
+            self.tiered('ADMIN', 'pass'), self.tiered('BASELINE')])
+        table = compiler.compile_ruleset(ruleset)
+        self.assertIs(model.Verdict.DENY, compiler.judge(
+            table, [B.id], entities.Entity.POD, 6, 80).verdict)
+        self.assertIs(model.Verdict.ALLOW, compiler.judge(
+            table, [C.id], entities.Entity.POD, 6, 80).verdict)
+        isolated = compiler.compile_ruleset(rulesets.build(
+            INGRESS, [self.tiered('ADMIN', 'pass'), policy('p')]))
+        self.assertIsNone(compiler.judge(
+            isolated, [B.id], entities.Entity.POD, 6, 80))
+
+    def test_named_ports_have_the_numbers_of_the_subject(self):
+        http, dns = normal.NamedPort(6, 'http'), normal.NamedPort(17, 'dns')
+        rules = policy('p', rule([A], frozenset([http, dns]) | ports(1)))
+        built = rulesets.build(INGRESS, [rules], {http: [80, 8080]})
+        self.assertEqual([ports(1, 80, 8080)],
+                         [group.ports for group in built.groups])
+
+    def test_own_node(self):
+        egress = policy('p', isolates=(EGRESS,))
+        self.assertEqual([], self.built(egress, direction=EGRESS))
+        built = rulesets.build(EGRESS, [egress], own_node=True)
+        group, = built.groups
+        self.assertEqual(frozenset([entities.HOST]), group.peers)
+        self.assertEqual((('option/allow_egress_to_own_node',),),
+                         built.names)
+        # What denies comes before, and who is not isolated needs nothing.
+        self.assertEqual(
+            [('NETWORK_POLICY', 0, 'deny'), ('NETWORK_POLICY', 0, 'allow')],
+            self.built(egress, self.tiered('NETWORK_POLICY', direction=EGRESS),
+                       direction=EGRESS, own_node=True))
+        self.assertIsNone(self.built(direction=EGRESS, own_node=True))
+        self.assertEqual([], self.built(policy('p'), own_node=True))
+
+    def test_names_say_the_rule(self):
+        built = rulesets.build(INGRESS, [policy(
+            'Kind/ns/p', rule([A], None, name='ingress[3]'))])
+        self.assertEqual((('Kind/ns/p ingress[3]',),), built.names)

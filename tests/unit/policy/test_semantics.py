@@ -41,7 +41,8 @@ class TestSemantics(base.TestCase):
 
     def apply(self, name='p', namespace='default', **spec):
         spec.setdefault('podSelector', {'matchLabels': {'app': 'web'}})
-        self.world.set_policy(builders.policy(name, spec, namespace))
+        self.world.set_policy('NetworkPolicy',
+                              builders.policy(name, spec, namespace))
 
     def may(self, source, destination, protocol=TCP, port=80):
         return builders.Judge(self.world).allowed(

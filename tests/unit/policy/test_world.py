@@ -42,7 +42,7 @@ class TestWorld(base.TestCase):
     def test_a_view_is_what_the_node_needs(self):
         self.world.set_pod(self.web)
         self.world.set_pod(self.db)
-        self.world.set_policy(builders.policy('p', FROM_DB))
+        self.world.set_policy('NetworkPolicy', builders.policy('p', FROM_DB))
         endpoint, = self.view(model.Endpoint).values()
         ruleset, = self.view(model.RuleSet).values()
         selector, = self.view(model.Selector).values()
@@ -65,14 +65,14 @@ class TestWorld(base.TestCase):
         view = self.world.view('node-a')
         self.world.set_pod(self.db)
         self.assertIs(view, self.world.view('node-a'))
-        self.world.set_policy(builders.policy('p', FROM_DB))
+        self.world.set_policy('NetworkPolicy', builders.policy('p', FROM_DB))
         self.assertIsNot(view, self.world.view('node-a'))
         self.assertEqual({'endpoint:default/web'}, set(view))
 
     def test_changes(self):
         changes = self.world.set_pod(self.web)
         self.assertEqual({'default/web': 'node-a'}, changes.endpoints)
-        self.world.set_policy(builders.policy('p', FROM_DB))
+        self.world.set_policy('NetworkPolicy', builders.policy('p', FROM_DB))
         changes = self.world.set_pod(self.db)
         self.assertEqual({'default/db': 'node-b'}, changes.endpoints)
         self.assertEqual({'node-a', 'node-b'}, changes.hosts)
@@ -83,7 +83,7 @@ class TestWorld(base.TestCase):
 
     def test_labels_that_nobody_selects_cost_nothing(self):
         self.world.set_pod(self.web)
-        self.world.set_policy(builders.policy('p', FROM_DB))
+        self.world.set_policy('NetworkPolicy', builders.policy('p', FROM_DB))
         self.web['metadata']['labels']['pod-template-hash'] = 'abc'
         self.assertFalse(self.world.set_pod(self.web))
 
@@ -91,7 +91,7 @@ class TestWorld(base.TestCase):
         annotations = self.db['metadata'].pop('annotations')
         self.world.set_pod(self.web)
         self.world.set_pod(self.db)
-        self.world.set_policy(builders.policy('p', FROM_DB))
+        self.world.set_policy('NetworkPolicy', builders.policy('p', FROM_DB))
         self.assertEqual([], self.members())
         self.assertEqual({}, self.world.view('node-b'))
         self.db['metadata']['annotations'] = annotations
@@ -120,20 +120,22 @@ class TestWorld(base.TestCase):
     def test_equal_content_is_one_ruleset_with_all_names(self):
         for number, namespace in enumerate(('one', 'two')):
             self.world.set_pod(builders.pod('p', namespace, number=number))
-            self.world.set_policy(builders.policy(
+            self.world.set_policy('NetworkPolicy', builders.policy(
                 'p', {'ingress': [{'ports': [{'port': 80}]}]}, namespace))
         ruleset, = self.view(model.RuleSet).values()
         self.assertEqual(
-            (('NetworkPolicy/one/p', 'NetworkPolicy/two/p'),), ruleset.names)
+            (('NetworkPolicy/one/p ingress[0]',
+              'NetworkPolicy/two/p ingress[0]'),), ruleset.names)
         changes = self.world.delete_policy('policy/two/p')
         self.assertEqual({ruleset.id}, changes.rulesets)
         ruleset, = self.view(model.RuleSet).values()
-        self.assertEqual((('NetworkPolicy/one/p',),), ruleset.names)
+        self.assertEqual((('NetworkPolicy/one/p ingress[0]',),),
+                         ruleset.names)
 
     def test_the_address_of_a_node_is_no_pods(self):
         self.world.set_pod(self.web)
         self.world.set_pod(self.db)
-        self.world.set_policy(builders.policy('p', FROM_DB))
+        self.world.set_policy('NetworkPolicy', builders.policy('p', FROM_DB))
         self.world.set_node(builders.node('node-c', '10.0.0.2', 'fd00::3'))
         self.assertEqual([], self.members())
         self.world.delete_node('node-c')
@@ -141,7 +143,7 @@ class TestWorld(base.TestCase):
 
     def test_an_address_has_the_later_owner(self):
         self.world.set_pod(self.web)
-        self.world.set_policy(builders.policy('p', FROM_DB))
+        self.world.set_policy('NetworkPolicy', builders.policy('p', FROM_DB))
         old, new = (builders.pod(name, labels={'app': 'db'}, number=7,
                                  created='2025-01-01T00:00:0%dZ' % second)
                     for second, name in ((1, 'old'), (2, 'new')))
@@ -156,7 +158,7 @@ class TestWorld(base.TestCase):
 
     def test_an_address_leaves_a_pod_that_is_being_deleted(self):
         self.world.set_pod(self.web)
-        self.world.set_policy(builders.policy('p', FROM_DB))
+        self.world.set_policy('NetworkPolicy', builders.policy('p', FROM_DB))
         second = '2025-01-01T00:00:01Z'
         self.world.set_pod(builders.pod('y', labels={'app': 'db'}, number=7,
                                         created=second))
@@ -178,7 +180,7 @@ class TestWorld(base.TestCase):
     def test_nothing_is_left_when_all_is_deleted(self):
         self.world.set_pod(self.web)
         self.world.set_pod(self.db)
-        self.world.set_policy(builders.policy('p', FROM_DB))
+        self.world.set_policy('NetworkPolicy', builders.policy('p', FROM_DB))
         self.world.delete_pod('default/web')
         self.world.delete_policy('policy/default/p')
         self.world.delete_pod('default/db')

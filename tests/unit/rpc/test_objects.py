@@ -33,13 +33,16 @@ network = st.ip_addresses().flatmap(lambda found: st.integers(
 blocks = st.builds(model.Block, cidr=network,
                    excepts=st.lists(network, max_size=3).map(tuple),
                    outside=st.booleans())
+members = st.lists(st.builds(
+    model.Member, uid=text,
+    addresses=st.lists(address, max_size=3).map(tuple),
+    entity=st.sampled_from((Entity.POD, Entity.POD, Entity.REMOTE_NODE,
+                            Entity.WORLD))), max_size=4).map(tuple)
 selectors = st.builds(
-    model.Selector, id=text, definition=text, members=st.lists(st.builds(
-        model.Member, uid=text,
-        addresses=st.lists(address, max_size=3).map(tuple),
-        entity=st.sampled_from((Entity.POD, Entity.POD, Entity.REMOTE_NODE,
-                                Entity.WORLD))),
-        max_size=4).map(tuple), block=st.none() | blocks)
+    model.Selector, id=text, definition=text, members=members,
+    block=st.none() | blocks, parts=st.integers(0, 3))
+parts = st.builds(model.Members, selector=text,
+                  number=st.integers(0, 300), members=members)
 ports = st.tuples(
     st.integers(0, 255), st.integers(0, 65535), st.integers(0, 65535)).map(
         lambda t: model.PortRange(t[0], min(t[1:]), max(t[1:])))
@@ -59,7 +62,7 @@ endpoints = st.builds(
     vif_id=text, mac=text, network_id=text,
     addresses=st.lists(address, max_size=3).map(tuple), ingress=text,
     egress=text, fastpath=st.booleans())
-anything = selectors | rulesets | endpoints
+anything = selectors | parts | rulesets | endpoints
 
 BLOCK = model.Selector('s2', '{"cidr":"10.0.0.0/8"}', (
     model.Member('n1', ('192.0.2.1',), Entity.REMOTE_NODE),),
@@ -135,8 +138,7 @@ class RoundTripTestCase(base.TestCase):
                 {'uid': 'n1', 'addresses': ['192.0.2.1'],
                  'entity': 'remote-node'}],
             'block': {'cidr': '10.0.0.0/8',
-                      'except': ['10.1.0.0/16', '10.9.0.1/32'],
-                      'outside': False},
+                      'except': ['10.1.0.0/16', '10.9.0.1/32']},
         }, objects.dump(BLOCK))
 
     def test_older_readers_refuse_what_they_would_overlook(self):
@@ -226,12 +228,12 @@ class RefusedTestCase(base.TestCase):
                                'Error')
         for field, value in (('block', None), ('block', '10.0.0.0/8'),
                              ('block', {'cidr': '10.0.0.0/8'}),
-                             ('block', {'except': [], 'outside': True}),
-                             ('block', {'cidr': '::/0', 'except': []}),
-                             ('block', {'cidr': '::/0', 'except': [],
-                                        'outside': 1}),
+                             ('block', {'except': []}),
                              ('members', [{'uid': 'u', 'addresses': [],
                                            'entity': 'host'}]),
+                             ('block', {'cidr': '10.0.0.0/8', 'except': [],
+                                        'outside': 1}),
+                             ('parts', -1), ('parts', True), ('parts', '2'),
                              ('members', [{'uid': 'u', 'addresses': [],
                                            'entity': 2}])):
             self.assertRefused(dict(objects.dump(BLOCK), **{field: value}),
@@ -240,7 +242,6 @@ class RefusedTestCase(base.TestCase):
                         'fe80::%1/128', '10.0.0.0/08', '', 'any', 8):
             for field in ({'cidr': network, 'except': []},
                           {'cidr': '10.0.0.0/8', 'except': [network]}):
-                field['outside'] = False
                 self.assertRefused(dict(objects.dump(BLOCK), block=field),
                                    'Error')
         for field, value in (('tier', 'odd'), ('verdict', 'maybe'),
