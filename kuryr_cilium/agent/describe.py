@@ -21,11 +21,13 @@ from kuryr_cilium import vif as kc_vif
 
 
 def endpoints(records: Iterable, view: Optional[model.View],
-              denied: Mapping[str, str]) -> list[dict]:
+              denied: Mapping[str, str],
+              connections: Mapping[str, int]) -> list[dict]:
     """The node's endpoints: what is plugged and what judges it.
 
     :param records: of the endpoint store.
     :param denied: pod UID -> why its endpoint denies everything.
+    :param connections: pod UID -> how many are open.
     """
     found = []
     for record in sorted(records, key=lambda r: (r.pod, r.container_id)):
@@ -48,6 +50,7 @@ def endpoints(records: Iterable, view: Optional[model.View],
             'ingress': _side(endpoint, 'ingress', view, denied),
             'egress': _side(endpoint, 'egress', view, denied),
             'fastpath': endpoint.fastpath if endpoint else False,
+            'connections': connections.get(record.uid, 0),
         })
     return found
 
@@ -92,7 +95,8 @@ def _side(endpoint, direction, view, denied):
 
 
 def _policies(ruleset):
-    return sorted({name for names in ruleset.names for name in names})
+    return sorted({name.partition(' ')[0]
+                   for names in ruleset.names for name in names})
 
 
 def _rule(group, view):

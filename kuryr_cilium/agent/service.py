@@ -173,7 +173,7 @@ class AgentService(service.Service):
             '/v1/status': self._status,
             '/v1/endpoints': lambda: describe.endpoints(
                 self._store.list(), self._views.current,
-                self._views.denied),
+                self._views.denied, self._datapath.connections()),
             '/v1/policies': lambda: describe.policies(self._views.current),
             '/v1/drops': lambda: dict(self._datapath.drops()),
             '/v1/rulesets': lambda: [

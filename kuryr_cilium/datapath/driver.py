@@ -212,6 +212,10 @@ class Driver(abc.ABC):
         """Packets dropped since start of the datapath, by reason name."""
 
     @abc.abstractmethod
+    def connections(self) -> Mapping[str, int]:
+        """How many connections are open, by UID of what is attached."""
+
+    @abc.abstractmethod
     def explain(self, uid: str, direction: model.Direction, peer: str,
                 protocol: int, port: Optional[int] = None) -> Explanation:
         """Judge a connection's first packet by what is really loaded.

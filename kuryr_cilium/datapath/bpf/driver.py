@@ -191,6 +191,12 @@ class BPFDriver(driver.Driver):
         return {reason.text: count
                 for reason, count in self._maps.drops().items()}
 
+    def connections(self) -> Mapping[str, int]:
+        counted = self._maps.connections()
+        with self._writer.lock:
+            return {local.uid: counted.get(local.number, 0)
+                    for local in self._locals.values()}
+
     def explain(self, uid: str, direction: model.Direction, peer: str,
                 protocol: int, port: Optional[int] = None
                 ) -> driver.Explanation:

@@ -15,6 +15,7 @@
 import collections
 import itertools
 import operator
+import struct
 from typing import Callable, Iterable, Iterator, NamedTuple
 
 from kuryr_cilium.datapath.bpf import layout
@@ -36,6 +37,7 @@ EVENTS = 'kc_events'
 PLANNED = (rows.LOCAL, rows.ENDPOINT, rows.ADDR, rows.CIDR, rows.PEER,
            rows.PORT, rows.GROUP)
 
+_S64 = struct.Struct('=q')
 _BATCH = 8192
 _VERDICTS = {'allow': layout.Verdict.ALLOW, 'deny': layout.Verdict.DENY,
              'pass': layout.Verdict.PASS}
@@ -155,6 +157,13 @@ class Maps:
         """Endpoint number by ifindex."""
         return {layout.U32.unpack(key)[0]: layout.U32.unpack(value)[0]
                 for key, value in libbpf.map_items(self.fd(INTERFACE))}
+
+    def connections(self) -> dict[int, int]:
+        """Open connections by endpoint number; none: it is not there."""
+        # NOTE: what a program counts while a sweep counts anew may be lost,
+        # and its end takes the number below 0 until the next sweep.
+        return {layout.U32.unpack(key)[0]: max(0, _S64.unpack(value)[0])
+                for key, value in libbpf.map_items(self.fd(CONNECTION_COUNT))}
 
     def meta(self, index: layout.Meta) -> int:
         value = libbpf.map_lookup(self.fd(META), layout.U32.pack(index))

@@ -97,6 +97,15 @@ class TestDriver(DriverCase):
                 base.wait_until(dropped, 10, lambda: driver.drops())
             self.assertEqual([], echo.received)
 
+    def test_open_connections_are_counted(self):
+        driver = self.bring_up()
+        self.assertEqual({'uid-a': 0, 'uid-b': 0}, driver.connections())
+        with scene.Server(self.b, 4, 7):
+            with scene.connect(self.a, 4, self.b, 7) as sock:
+                self.assertTrue(scene.answers(sock))
+                self.assertEventually(lambda: driver.connections() == {
+                    'uid-a': 1, 'uid-b': 1}, message=driver.connections)
+
     def test_unknown_to_the_view_is_not_activated(self):
         driver = self.scene.driver()
         self.scene.attach(driver, self.a)

@@ -47,7 +47,7 @@ def ruleset(identity, *peers, direction=model.Direction.INGRESS):
         identity, direction, (model.RuleGroup(
             model.Tier.NETWORK_POLICY, 0, model.Verdict.ALLOW,
             frozenset(peers), frozenset([model.PortRange(6, 80, 80)])),),
-        (('NetworkPolicy/default/landing',),))
+        (('NetworkPolicy/default/landing ingress[0]',),))
 
 
 def record(uid=UID, vif_id=VIF, container='c1', name='web',
@@ -125,6 +125,12 @@ class Datapath:
 
     def drops(self):
         return {'POLICY': 3}
+
+    def connections(self):
+        return {UID: 2}
+
+    def entries(self):
+        return [driver.Entries(16, 'r', 'ingress', (UID,), 1, 2, 5)]
 
     def sweep(self):
         self.sweeps += 1

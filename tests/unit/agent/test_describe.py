@@ -27,7 +27,7 @@ class TestEndpoints(base.TestCase):
 
     def one(self, record=None, view=VIEW, denied=None):
         return describe.endpoints([record or samples.record()], view,
-                                  denied or {})[0]
+                                  denied or {}, {samples.UID: 2})[0]
 
     def test_an_endpoint(self):
         self.assertEqual({
@@ -36,6 +36,7 @@ class TestEndpoints(base.TestCase):
             'netns': '/run/netns/x', 'port_id': samples.VIF,
             'mac': 'fa:16:3e:00:03:07',
             'addresses': ['10.99.3.7', 'fd99::3:7'], 'fastpath': False,
+            'connections': 2,
             'ingress': {'ruleset': 'r', 'verdict': 'by policy', 'why': '',
                         'policies': ['NetworkPolicy/default/landing']},
             'egress': {'ruleset': 'allow-all', 'verdict': 'allow all',
@@ -60,7 +61,7 @@ class TestEndpoints(base.TestCase):
         records = [samples.record('b', name='b'),
                    samples.record('a', name='a', state=store.PLUGGING)]
         self.assertEqual(['a', 'b'], [
-            e['name'] for e in describe.endpoints(records, None, {})])
+            e['name'] for e in describe.endpoints(records, None, {}, {})])
 
 
 class TestPolicies(base.TestCase):
