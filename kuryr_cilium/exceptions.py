@@ -142,6 +142,31 @@ class NotFound(KuryrCiliumException):
     message = '%(what)s is not on this node; see "%(command)s".'
 
 
+class PolicyUnknown(KuryrCiliumException):
+    message = ('There is no policy %(policy)s%(near)s; name it as '
+               'KIND/NAMESPACE/NAME, see "kuryr-cilium policy list".')
+
+
+class ClusterNotAsked(KuryrCiliumException):
+    message = ('Which policies there are only the API server knows, and it '
+               'was not asked: %(reason)s. "kuryr-cilium ruleset list" shows '
+               'what is loaded without it.')
+
+
+class PlaceUnknown(KuryrCiliumException):
+    message = '%(what)s can not be traced: %(reason)s.'
+
+
+class NoPath(KuryrCiliumException):
+    message = ('No %(packet)s goes from %(source)s (%(addresses)s) to '
+               '%(destination)s (%(others)s): they have no addresses of one '
+               'family that it could use.')
+
+
+class TraceInvalid(KuryrCiliumException):
+    message = '%(reason)s.'
+
+
 class RuleSetTooLarge(KuryrCiliumException):
     message = ('Ruleset %(ruleset)s has %(count)d %(what)s and may have '
                '%(limit)d: its endpoints deny everything. Merge rules of the '

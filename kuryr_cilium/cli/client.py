@@ -46,11 +46,14 @@ class AgentClient:
         self._path = path
         self._timeout = timeout
 
-    def get(self, path: str):
+    def get(self, path: str, **query):
         """What the API answers at a path.
 
+        :param query: what the URL asks for, by name.
         :raises: exceptions.AgentUnreachable, exceptions.AgentRefused
         """
+        if query:
+            path += '?' + urllib.parse.urlencode(query)
         connection, response = self._request(path, self._timeout)
         try:
             return json.loads(response.read())

@@ -12,6 +12,7 @@
 
 """The operator's command line of a node."""
 
+import os
 import pathlib
 
 from cliff import app
@@ -19,17 +20,35 @@ from cliff import commandmanager
 from oslo_config import cfg
 
 from kuryr_cilium.cli import client
+from kuryr_cilium.cli import cluster
 from kuryr_cilium.cli import commands
+from kuryr_cilium.cli import endpoints
+from kuryr_cilium.cli import monitor
+from kuryr_cilium.cli import node
+from kuryr_cilium.cli import policies
+from kuryr_cilium.cli import rulesets
+from kuryr_cilium.cli import trace
 from kuryr_cilium.conf import agent as agent_conf
+from kuryr_cilium.conf import kubernetes as kubernetes_conf
+from kuryr_cilium.conf import policy as policy_conf
+from kuryr_cilium.k8s import access
+from kuryr_cilium.k8s import client as k8s_client
+from kuryr_cilium.linux import netlink
+from kuryr_cilium.policy import kinds
 
 COMMANDS = {
     'status': commands.Status,
-    'endpoint list': commands.EndpointList,
-    'endpoint show': commands.EndpointShow,
-    'policy list': commands.PolicyList,
+    'endpoint list': endpoints.EndpointList,
+    'endpoint show': endpoints.EndpointShow,
+    'policy list': policies.PolicyList,
+    'policy show': policies.PolicyShow,
+    'policy trace': trace.PolicyTrace,
+    'ruleset list': rulesets.RulesetList,
     'drop list': commands.DropList,
-    'monitor': commands.Monitor,
+    'monitor': monitor.Monitor,
 }
+
+NAME = 'kuryr-cilium'
 
 
 class Shell(app.App):
@@ -62,6 +81,12 @@ class Shell(app.App):
         parser.add_argument(
             '--socket', metavar='PATH',
             help='the agent\'s api.sock itself')
+        parser.add_argument(
+            '--kubeconfig', metavar='FILE',
+            default=os.environ.get('KUBECONFIG', '').split(os.pathsep)[0],
+            help='whose rights are used to list pods and policies (default: '
+                 'KUBECONFIG in the environment, else those of the agent, '
+                 'which may not list policies)')
         return parser
 
     def run(self, argv):
@@ -69,13 +94,41 @@ class Shell(app.App):
         return super().run(argv or ['help'])
 
     def initialize_app(self, argv):
-        path = self.options.socket or _socket(self.options.config_file)
-        self.agent = client.AgentClient(path)
+        self._conf = _conf(self.options.config_file)
+        self.agent = client.AgentClient(
+            self.options.socket or
+            str(pathlib.Path(self._conf.agent.run_dir) / 'api.sock'))
+
+    def node(self):
+        """What is known of this node now; a new one knows nothing yet."""
+        policy = self._conf.policy
+        return node.Node(
+            self.agent, self._cluster, netlink.addresses,
+            kinds.Options(tuple(policy.exempt_namespaces),
+                          policy.allow_egress_to_own_node))
+
+    def _cluster(self):
+        """List what policy is made of.
+
+        :raises: exceptions.KubernetesError, KubernetesAccessInvalid.
+        """
+        if self.options.kubeconfig:
+            api = k8s_client.Client(
+                access.from_kubeconfig(self.options.kubeconfig),
+                self._conf.kubernetes.timeout,
+                self._conf.kubernetes.page_size, NAME)
+        else:
+            api = k8s_client.Client.from_conf(self._conf, NAME)
+        try:
+            return cluster.read(api)
+        finally:
+            api.close()
 
 
-def _socket(config_file):
+def _conf(config_file):
     conf = cfg.ConfigOpts()
-    agent_conf.register_opts(conf)
-    conf([], project='kuryr-cilium', prog='kuryr-cilium',
+    for options in (agent_conf, kubernetes_conf, policy_conf):
+        options.register_opts(conf)
+    conf([], project=NAME, prog=NAME,
          default_config_files=[config_file] if config_file else None)
-    return str(pathlib.Path(conf.agent.run_dir) / 'api.sock')
+    return conf

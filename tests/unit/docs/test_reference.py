@@ -15,17 +15,26 @@
 import pathlib
 import re
 
+from kuryr_cilium.cli import shell
 from kuryr_cilium.datapath.bpf import layout
 from tests import base
 
-REFERENCE = pathlib.Path(__file__).parents[3] / 'doc' / 'source' / 'reference'
+DOCS = pathlib.Path(__file__).parents[3] / 'doc' / 'source'
 
 
 class DropReasonsTestCase(base.TestCase):
 
     def test_every_reason_is_explained(self):
-        text = (REFERENCE / 'drop-reasons.rst').read_text()
+        text = (DOCS / 'reference' / 'drop-reasons.rst').read_text()
         listed = {int(number): name for number, name in re.findall(
             r'\* - (\d+)\n     - ``([a-z-]+)``', text)}
         self.assertEqual({reason.value: reason.text
                           for reason in layout.Reason if reason}, listed)
+
+
+class CommandsTestCase(base.TestCase):
+
+    def test_every_command_has_an_example(self):
+        text = (DOCS / 'cli' / 'index.rst').read_text()
+        for command in shell.COMMANDS:
+            self.assertIn('# kuryr-cilium ' + command, text)
