@@ -1,0 +1,128 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The scenarios on paper: what their authors expect and the oracle says."""
+
+import copy
+
+from tests import base
+from tests.conformance import cast
+from tests.conformance import expect
+from tests.conformance import judge
+from tests.conformance import scenario
+from tests.unit.policy import builders
+
+NODES = ('node-a', 'node-b')
+ADDRESSES = {'node-a': {4: '192.168.50.11', 6: 'fd50::11'},
+             'node-b': {4: '192.168.50.12', 6: 'fd50::12'},
+             'out-1': {4: '192.168.50.1', 6: 'fd50::1'},
+             'out-2': {4: '192.168.60.1', 6: 'fd60::1'},
+             **{pod: {4: '10.99.0.%d' % number, 6: 'fd99::%x' % number}
+                for number, pod in enumerate(cast.pods(), 16)}}
+
+
+def address(name, version):
+    return ADDRESSES[name][version]
+
+
+class Paper:
+    """A cluster that is only written down."""
+
+    def __init__(self):
+        self._pods = {name: self._pod(name) for name in cast.pods()}
+        self._namespaces = {
+            name: builders.namespace(name, labels)
+            for name, labels in cast.NAMESPACE_LABELS.items()}
+        self._nodes = [
+            {'metadata': {'name': name, 'labels': {
+                'kubernetes.io/hostname': name}},
+             'status': {'addresses': [
+                 {'type': 'InternalIP', 'address': address(name, version)}
+                 for version in cast.VERSIONS]}} for name in NODES]
+        self._applied = {}
+
+    def _pod(self, name):
+        found = cast.manifest(name, cast.node_of(name, NODES))
+        made = builders.pod(
+            found['metadata']['name'], found['metadata']['namespace'],
+            found['metadata']['labels'],
+            addresses=list(ADDRESSES[name].values()),
+            node=cast.node_of(name, NODES))
+        made['spec'].update(found['spec'])
+        return made
+
+    def do(self, step):
+        for item in step.apply:
+            obj = copy.deepcopy(scenario.fill(item, address))
+            self._applied[self._key(obj)] = obj
+        for key in step.delete:
+            del self._applied[key]
+        for (kind, name), labels in step.label.items():
+            where = self._pods if kind == 'pod' else self._namespaces
+            own = where[name]['metadata']['labels']
+            for key, value in labels.items():
+                own.pop(key, None)
+                if value is not None:
+                    own[key] = value
+
+    def objects(self):
+        yield from ({**obj, 'kind': kind} for kind, found in (
+            ('Pod', self._pods.values()),
+            ('Namespace', self._namespaces.values()), ('Node', self._nodes))
+            for obj in found)
+        services = [obj for obj in self._applied.values()
+                    if obj['kind'] == 'Service']
+        api = {'kind': 'Service', 'spec': {},
+               'metadata': {'name': 'kubernetes', 'namespace': 'default'}}
+        yield from (*self._applied.values(), api)
+        yield self._slice(api, ['192.168.50.1'])
+        for service in services:
+            yield self._slice(service, [
+                address(name, version) for name, pod in self._pods.items()
+                for version in cast.VERSIONS
+                if name.startswith(service['metadata']['namespace'] + '/')
+                and service['spec']['selector'].items()
+                <= pod['metadata']['labels'].items()])
+
+    def _slice(self, service, addresses):
+        metadata = service['metadata']
+        return {'kind': 'EndpointSlice',
+                'metadata': {'name': metadata['name'],
+                             'namespace': metadata['namespace'], 'labels': {
+                                 'kubernetes.io/service-name':
+                                     metadata['name']}},
+                'endpoints': [{'addresses': [item], 'conditions': {}}
+                              for item in addresses]}
+
+    def _key(self, obj):
+        metadata = obj['metadata']
+        return obj['kind'], metadata.get('namespace', ''), metadata['name']
+
+
+class TestScenarios(base.TestCase):
+
+    def test_the_oracle_says_what_their_authors_expect(self):
+        for item in scenario.load():
+            paper = Paper()
+            for number, step in enumerate(item.steps, 1):
+                paper.do(step)
+                said = judge.Judge(paper.objects(), address)
+                for probe in cast.probes(NODES):
+                    expected = expect.allowed(step.check, probe, NODES)
+                    if said.allowed(probe) != expected:
+                        self.fail('%s: %s, step %d: %s: expected %s, but %s'
+                                  % (item.file, item.name, number, probe,
+                                     expected, said.why(probe)))
+
+    def test_names_are_told_apart(self):
+        names = [(item.file, item.name) for item in scenario.load()]
+        self.assertEqual(len(names), len(set(names)))
