@@ -105,12 +105,15 @@ def _play(theatre, item, quiet):
             started = time.monotonic()
             seen = _settle(theatre, expected)
             took = time.monotonic() - started
-            said = _consult(theatre, expected)
+            judged = {probe: expect.allowed(step.check, probe, theatre.nodes)
+                      for probe in cast.probes(theatre.nodes, cast.ON_PAPER)
+                      } | expected
+            said = _consult(theatre, judged)
             wrong = [str(each) for each in table.differences(
                 expected, seen, said.why)]
             wrong += ['%s: the oracle says %s (%s)' % (
                 probe, 'answer' if said.allowed(probe) else 'silence',
-                said.why(probe)) for probe, allow in expected.items()
+                said.why(probe)) for probe, allow in judged.items()
                 if said.allowed(probe) != allow]
             text = table.render(expected, seen, names)
             played.append({
@@ -145,14 +148,14 @@ def _settle(theatre, expected):
             return seen
 
 
-def _consult(theatre, expected):
+def _consult(theatre, judged):
     """The oracle about the cluster as the API server shows it."""
     deadline = time.monotonic() + SETTLED
     while True:
         said = judge.Judge(theatre.objects(), theatre.address)
         if time.monotonic() > deadline or all(
                 said.allowed(probe) == allow
-                for probe, allow in expected.items()):
+                for probe, allow in judged.items()):
             return said
 
 

@@ -28,6 +28,8 @@ OUTSIDE = ('out-1', 'out-2')
 PORTS = (80, 81)
 #: Those of a truth table's cell, in its order.
 WHATS = (('tcp', 80), ('tcp', 81), ('udp', 80), ('udp', 81), ('icmp', None))
+#: These are judged, but not sent: the lab's kernel need not have SCTP.
+ON_PAPER = (('sctp', 80), ('sctp', 81))
 VERSIONS = (4, 6)
 
 #: Labels. Two of the namespaces have a label in common, and so have two pods.
@@ -51,7 +53,7 @@ class Probe:
     """One question: does an answer come?
 
     :ivar source: who asks, such as ``x/a``, ``node-a``, ``out-1``.
-    :ivar protocol: tcp, udp or icmp.
+    :ivar protocol: tcp, udp, sctp or icmp.
     :ivar port: of the destination; None for icmp, which is an echo request.
     :ivar version: 4 or 6, of IP.
     """
@@ -83,12 +85,14 @@ def everyone(nodes: tuple[str, str]) -> tuple[str, ...]:
     return (*pods(), *nodes, *OUTSIDE)
 
 
-def probes(nodes: tuple[str, str]) -> Iterator[Probe]:
+def probes(nodes: tuple[str, str],
+           whats: tuple[tuple[str, int | None], ...] = WHATS
+           ) -> Iterator[Probe]:
     """Every probe; policy is about those that have a pod at an end."""
     for source in everyone(nodes):
         for destination in everyone(nodes):
             if '/' in source or '/' in destination:
-                for protocol, port in WHATS:
+                for protocol, port in whats:
                     for version in VERSIONS:
                         yield Probe(source, destination, protocol, port,
                                     version)

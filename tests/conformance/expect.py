@@ -18,10 +18,10 @@ A line is ``allow`` or ``deny``, who asks, ``->``, who is asked, and what::
     allow y/a,z/* -> x/a tcp/80 udp v6
 
 Names are patterns of the shell with commas between them: ``*/*`` is every
-pod, ``*`` everyone. What is any of ``tcp``, ``udp``, ``icmp``, ``tcp/80``...,
-and any of ``v4`` and ``v6``; nothing said is everything. The last line that
-fits a probe decides; what no line fits is allowed. No line can forbid what no
-policy can: a pod reaches itself, and a node its own pods.
+pod, ``*`` everyone. What is any of ``tcp``, ``udp``, ``sctp``, ``icmp``,
+``tcp/80``..., and any of ``v4`` and ``v6``; nothing said is everything. The
+last line that fits a probe decides; what no line fits is allowed. No line can
+forbid what no policy can: a pod reaches itself, and a node its own pods.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from typing import Iterable
 from tests.conformance import cast
 
 _LINE = re.compile(r'(allow|deny) +(\S+) +-> +(\S+)((?: +\S+)*) *')
-_WHAT = re.compile(r'(tcp|udp)(/\d+)?|icmp')
+_WHAT = re.compile(r'(tcp|udp|sctp)(/\d+)?|icmp')
 
 
 class BadLine(ValueError):
@@ -74,7 +74,8 @@ def parse(text: str) -> Line:
         elif _WHAT.fullmatch(word):
             whats.add(word)
         else:
-            raise BadLine('%r: %r is none of tcp, udp, icmp, tcp/80, v4, v6'
+            raise BadLine('%r: %r is none of tcp, udp, sctp, icmp, '
+                          'tcp/80, v4, v6'
                           % (text, word))
     for patterns in match[2], match[3]:
         for pattern in patterns.split(','):

@@ -22,7 +22,7 @@ _ARGUMENTS = {'Pod': 'pods', 'Namespace': 'namespaces', 'Node': 'nodes',
               'Service': 'services', 'EndpointSlice': 'slices'}
 #: IANA protocol number, and port of what a cell asks; by IP version.
 _NUMBERS = {'tcp': {4: 6, 6: 6}, 'udp': {4: 17, 6: 17},
-            'icmp': {4: 1, 6: 58}}
+            'sctp': {4: 132, 6: 132}, 'icmp': {4: 1, 6: 58}}
 _ECHO = {4: 8 << 8, 6: 128 << 8}
 
 

@@ -55,7 +55,7 @@ class TestExpect(base.TestCase):
 
     def test_lines_that_say_nothing_are_refused(self):
         for line in ('forbid * -> *', 'allow x/a y/b', 'deny x/d -> *',
-                     'deny * -> x/a sctp', 'deny * -> x/*,w/*'):
+                     'deny * -> x/a igmp', 'deny * -> x/*,w/*'):
             self.assertRaises(expect.BadLine, expect.parse, line)
 
 

@@ -116,7 +116,8 @@ class TestScenarios(base.TestCase):
             for number, step in enumerate(item.steps, 1):
                 paper.do(step)
                 said = judge.Judge(paper.objects(), address)
-                for probe in cast.probes(NODES):
+                for probe in cast.probes(NODES,
+                                         cast.WHATS + cast.ON_PAPER):
                     expected = expect.allowed(step.check, probe, NODES)
                     if said.allowed(probe) != expected:
                         self.fail('%s: %s, step %d: %s: expected %s, but %s'
