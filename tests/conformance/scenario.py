@@ -44,7 +44,7 @@ FOLDER = pathlib.Path(__file__).with_name('scenarios')
 #: kind -> apiVersion.
 POLICIES = {
     'NetworkPolicy': 'networking.k8s.io/v1',
-    'ClusterNetworkPolicy': 'policy.networking.k8s.io/v1alpha2',
+    'ClusterNetworkPolicy': 'policy.networking.k8s.io/v1beta1',
     'CiliumNetworkPolicy': 'cilium.io/v2',
     'CiliumClusterwideNetworkPolicy': 'cilium.io/v2',
 }

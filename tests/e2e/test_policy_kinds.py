@@ -53,7 +53,7 @@ class TestPolicyKinds(base.TestCase):
         """A ClusterNetworkPolicy on the pods of the test's namespace."""
         return self.cluster(
             'ClusterNetworkPolicy', tier.lower(),
-            'policy.networking.k8s.io/v1alpha2',
+            'policy.networking.k8s.io/v1beta1',
             {'tier': tier, 'priority': 10, 'ingress': list(ingress),
              'subject': {'namespaces': self.names(self.namespace)}})
 
