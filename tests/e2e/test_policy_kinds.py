@@ -175,3 +175,19 @@ class TestPolicyKinds(base.TestCase):
             lambda: self.events('names', 'CiliumNetworkPolicy'), 15,
             'there is an event on the policy')
         self.assertIn('spec.egress[1].toFQDNs', text[0])
+        self.assertIn('spec.egress[1].toFQDNs', self._condition('False'))
+        self.cilium('names', {'app': 'client'},
+                    egress=[{'toEndpoints': [{}]}])
+        self.assertReaches(client, server)
+        self._condition('True')
+
+    def _condition(self, status):
+        """Soon the policy's condition has a status; what it says then."""
+        def valid():
+            policy = self.lab.get('ciliumnetworkpolicy', '-n',
+                                  self.namespace, 'names')
+            return [item['message'] for item in
+                    policy.get('status', {}).get('conditions', ())
+                    if (item['type'], item['status']) == ('Valid', status)]
+        return base.wait_until(
+            valid, 15, 'the condition Valid is %s' % status)[0]
