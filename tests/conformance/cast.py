@@ -100,7 +100,7 @@ def probes(nodes: tuple[str, str],
 
 def own_labels(kind: str, name: str) -> dict[str, str]:
     """The labels that a pod or namespace was made with."""
-    if kind == 'namespace':
+    if kind == 'Namespace':
         return NAMESPACE_LABELS[name]
     return POD_LABELS[name.partition('/')[2]]
 

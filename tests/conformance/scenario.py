@@ -36,19 +36,16 @@ from typing import Any, Callable, Mapping
 
 import yaml
 
+from tests.conformance import api
 from tests.conformance import cast
 from tests.conformance import expect
 
 FOLDER = pathlib.Path(__file__).with_name('scenarios')
 
-#: kind -> apiVersion.
-POLICIES = {
-    'NetworkPolicy': 'networking.k8s.io/v1',
-    'ClusterNetworkPolicy': 'policy.networking.k8s.io/v1beta1',
-    'CiliumNetworkPolicy': 'cilium.io/v2',
-    'CiliumClusterwideNetworkPolicy': 'cilium.io/v2',
-}
-VERSIONS = {**POLICIES, 'Service': 'v1'}
+POLICIES = ('NetworkPolicy', 'ClusterNetworkPolicy', 'CiliumNetworkPolicy',
+            'CiliumClusterwideNetworkPolicy')
+#: What else gives policies their meaning.
+MEANING = ('Pod', 'Namespace', 'Node', 'Service', 'EndpointSlice')
 CLUSTERWIDE = ('ClusterNetworkPolicy', 'CiliumClusterwideNetworkPolicy')
 _ADDRESS = re.compile(r'\$\{(\S+)\.v([46])\}')
 
@@ -62,12 +59,12 @@ class Step:
     """What is done, and who then reaches whom.
 
     :ivar apply: API objects.
-    :ivar delete: (kind, namespace or '', name).
-    :ivar label: ('pod' or 'namespace', name) -> labels, None to take away.
+    :ivar delete: (kind, namespace or None, name).
+    :ivar label: ('Pod' or 'Namespace', name) -> labels, None to take away.
     """
 
     apply: tuple[Mapping[str, Any], ...]
-    delete: tuple[tuple[str, str, str], ...]
+    delete: tuple[tuple[str, str | None, str], ...]
     label: Mapping[tuple[str, str], Mapping[str, str | None]]
     check: tuple[expect.Line, ...]
 
@@ -143,24 +140,25 @@ def _object(item):
         raise BadScenario('%s: "in" is its namespace' % kind)
     if 'in' in item:
         metadata['namespace'] = item['in']
-    return {'apiVersion': VERSIONS[kind], 'kind': kind, 'metadata': metadata,
-            **{field: item[field] for field in ('spec', 'specs')
+    return {'apiVersion': api.KINDS[kind][0], 'kind': kind,
+            'metadata': metadata, **{field: item[field] for field in ('spec', 'specs')
                if field in item}}
 
 
 def _reference(text):
     kind, _space, name = text.partition(' ')
-    if kind not in VERSIONS:
+    if kind not in api.KINDS:
         raise BadScenario('%r: no such kind' % text)
     if kind in CLUSTERWIDE:
-        return kind, '', name
+        return kind, None, name
     namespace, _slash, name = name.partition('/')
     return kind, namespace, name
 
 
 def _labelled(text):
     kind, _space, name = text.partition(' ')
-    if name not in {'pod': cast.pods(),
-                    'namespace': cast.NAMESPACES}.get(kind, ()):
+    kinds = {'pod': ('Pod', cast.pods()),
+             'namespace': ('Namespace', cast.NAMESPACES)}
+    if kind not in kinds or name not in kinds[kind][1]:
         raise BadScenario('%r: is no pod and no namespace' % text)
-    return kind, name
+    return kinds[kind][0], name

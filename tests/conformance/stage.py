@@ -13,15 +13,15 @@
 """The cast on the lab: made, changed as scenarios say, and taken away."""
 
 import contextlib
-import json
 
+from tests.conformance import api
 from tests.conformance import cast
 from tests.conformance import probes
 from tests.conformance import scenario
 from tests.e2e import lab as e2e_lab
 from tests.e2e import pods as e2e_pods
 
-#: On the namespaces that are ours to delete.
+#: A label of what is ours to delete.
 MARK = 'kuryr-cilium-conformance'
 #: Names of addresses that nodes and the control plane have in the lab.
 _NODE_ADDRESSES = {4: 'address', 6: 'address6'}
@@ -39,9 +39,10 @@ class Stage:
     def __init__(self):
         self._lab = e2e_lab.Lab()
         self._lab.check()
+        self._api = api.API(self._lab)
         self.nodes = tuple(self._lab.nodes[:2])
         self.places: dict[str, probes.Place] = {}
-        self._applied: dict[tuple[str, str, str], dict] = {}
+        self._applied: dict[tuple[str, str | None, str], dict] = {}
         self._labelled: dict[tuple[str, str], dict] = {}
 
     @contextlib.contextmanager
@@ -70,19 +71,22 @@ class Stage:
 
     def do(self, step: scenario.Step) -> None:
         """Apply, delete and label."""
-        objects = [scenario.fill(obj, self.address) for obj in step.apply]
-        for obj in objects:
+        for item in step.apply:
+            obj = scenario.fill(item, self.address)
+            obj['metadata']['labels'] = {MARK: 'true'}
             self._applied[_key(obj)] = obj
-        if objects:
-            self._lab.apply(*objects)
-        self._delete(self._applied.pop(key) for key in step.delete)
+            self._api.apply(obj)
+        for key in step.delete:
+            del self._applied[key]
+            self._api.delete(*key)
         for target, labels in step.label.items():
             self._labelled.setdefault(target, {}).update(labels)
             self._label(target, labels)
 
     def undo(self) -> None:
         """All as it was before the first step."""
-        self._delete(self._applied.values())
+        for key in self._applied:
+            self._api.delete(*key)
         self._applied.clear()
         for target, labels in self._labelled.items():
             before = cast.own_labels(*target)
@@ -94,26 +98,19 @@ class Stage:
 
         Of the policies those that were applied.
         """
-        found = self._lab.get(
-            'namespaces,nodes,pods,services,endpointslices.discovery.k8s.io',
-            '-A')['items']
-        return found + [obj for obj in self._applied.values()
-                        if obj['kind'] in scenario.POLICIES]
-
-    def _delete(self, objects):
-        objects = list(objects)
-        if objects:
-            self._kubectl('delete', '-f', '-', '--ignore-not-found',
-                          '--wait=false', stdin=_list(objects))
+        found = [obj for obj in self._applied.values()
+                 if obj['kind'] in scenario.POLICIES]
+        for kind in scenario.MEANING:
+            found += self._api.list(kind)
+        return found
 
     def _label(self, target, labels):
         kind, name = target
         namespace, _slash, pod = name.partition('/')
-        self._kubectl(
-            'label', '--overwrite', kind, pod or namespace,
-            *(('-n', namespace) if pod else ()),
-            *('%s-' % key if value is None else '%s=%s' % (key, value)
-              for key, value in labels.items()))
+        if pod:
+            self._api.label(kind, namespace, pod, labels)
+        else:
+            self._api.label(kind, None, name, labels)
 
     def _kubectl(self, *argv, **kwargs):
         return self._lab.kubectl(*argv, **kwargs)
@@ -131,6 +128,10 @@ class Stage:
         # What a run left that was ended half-way.
         self._kubectl('delete', 'namespace', '--ignore-not-found',
                       '-l', MARK)
+        for kind in scenario.CLUSTERWIDE:
+            for obj in self._api.list(kind):
+                if MARK in obj['metadata'].get('labels', {}):
+                    self._api.delete(*_key(obj))
 
     def _make_pods(self):
         self._lab.apply(*(
@@ -165,8 +166,4 @@ class Stage:
 
 def _key(obj):
     metadata = obj['metadata']
-    return obj['kind'], metadata.get('namespace', ''), metadata['name']
-
-
-def _list(objects):
-    return json.dumps({'apiVersion': 'v1', 'kind': 'List', 'items': objects})
+    return obj['kind'], metadata.get('namespace'), metadata['name']

@@ -67,7 +67,7 @@ class Paper:
         for key in step.delete:
             del self._applied[key]
         for (kind, name), labels in step.label.items():
-            where = self._pods if kind == 'pod' else self._namespaces
+            where = self._pods if kind == 'Pod' else self._namespaces
             own = where[name]['metadata']['labels']
             for key, value in labels.items():
                 own.pop(key, None)
@@ -105,7 +105,7 @@ class Paper:
 
     def _key(self, obj):
         metadata = obj['metadata']
-        return obj['kind'], metadata.get('namespace', ''), metadata['name']
+        return obj['kind'], metadata.get('namespace'), metadata['name']
 
 
 class TestScenarios(base.TestCase):
