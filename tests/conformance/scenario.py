@@ -141,7 +141,8 @@ def _object(item):
     if 'in' in item:
         metadata['namespace'] = item['in']
     return {'apiVersion': api.KINDS[kind][0], 'kind': kind,
-            'metadata': metadata, **{field: item[field] for field in ('spec', 'specs')
+            'metadata': metadata,
+            **{field: item[field] for field in ('spec', 'specs')
                if field in item}}
 
 
