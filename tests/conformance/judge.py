@@ -20,7 +20,7 @@ from tests.conformance import scenario
 
 _ARGUMENTS = {'Pod': 'pods', 'Namespace': 'namespaces', 'Node': 'nodes',
               'Service': 'services', 'EndpointSlice': 'slices'}
-#: IANA protocol number, and port of what a cell asks; by IP version.
+#: By IP version.
 _NUMBERS = {'tcp': {4: 6, 6: 6}, 'udp': {4: 17, 6: 17},
             'sctp': {4: 132, 6: 132}, 'icmp': {4: 1, 6: 58}}
 _ECHO = {4: 8 << 8, 6: 128 << 8}
@@ -58,9 +58,12 @@ class Judge:
             for end, decision in zip(path._fields, path) if decision)
 
     def _path(self, probe):
-        port = (_ECHO[probe.version] if probe.protocol == 'icmp'
-                else probe.port)
         return self._cluster.path(
             self._address(probe.source, probe.version),
-            self._address(probe.destination, probe.version),
-            _NUMBERS[probe.protocol][probe.version], port)
+            self._address(probe.destination, probe.version), *numbers(probe))
+
+
+def numbers(probe: cast.Probe) -> tuple[int, int | None]:
+    """A probe's IANA protocol number, and port or type and code of ICMP."""
+    port = _ECHO[probe.version] if probe.protocol == 'icmp' else probe.port
+    return _NUMBERS[probe.protocol][probe.version], port
