@@ -92,10 +92,11 @@ class TestPolicyKinds(base.TestCase):
             for port in (base.PORT, OTHER):
                 self.echo(server, port)
         ports = [{'port': 'web'}]
-        for spec in ({'selector': {'app': 'web'},
+        for spec in ({'selector': {'app': 'web'}, 'policyTypes': ['Ingress'],
                       'ingress': [{'ports': ports}]},
-                     {'selector': {'app': 'client'}, 'egress': [
-                         {'to': [{'podSelector': {}}], 'ports': ports}]}):
+                     {'selector': {'app': 'client'},
+                      'policyTypes': ['Egress'], 'egress': [
+                          {'to': [{'podSelector': {}}], 'ports': ports}]}):
             self.create(pods.policy('named', **spec))
             for server, open_port, closed in ((one, base.PORT, OTHER),
                                               (other, OTHER, base.PORT)):
