@@ -67,21 +67,6 @@ class TestBasic(base.TestCase):
                          'team=blue')
         self.assertBlocked(clients[red][0], server)
 
-    def test_what_is_not_supported_isolates_and_says_so(self):
-        server, client = self.pods(
-            pods.manifest('server', {'app': 'web'}, self.node),
-            pods.manifest('client', {}, self.other_node))
-        self.echo(server)
-        self.assertReaches(client, server)
-        self.create(pods.policy('odd', {'app': 'web'}, ingress=[
-            {'from': [{'ipBlock': {'cidr': '0.0.0.0/0'}}]}]))
-        self.assertBlocked(client, server)
-        self.assertReaches(server, self._with_echo(client))
-        text = base.wait_until(
-            lambda: self.events('odd', 'NetworkPolicy'), 15,
-            'there is an event on the policy')
-        self.assertIn('spec.ingress[0].from[0].ipBlock', text[0])
-
     def test_ports(self):
         server, client = self.pods(
             pods.manifest('server', {'app': 'web'}, self.node),
@@ -98,10 +83,6 @@ class TestBasic(base.TestCase):
                 (1003, 'udp', True)):
             check = self.assertReaches if allowed else self.assertBlocked
             check(client, server, port, (protocol,))
-
-    def _with_echo(self, pod):
-        self.echo(pod)
-        return pod
 
     def test_drops_are_told_by_name(self):
         server, client = self.pods(

@@ -31,6 +31,16 @@ class ManifestsTestCase(base.TestCase):
              'validatingadmissionpolicy', 'validatingadmissionpolicybinding'},
             kinds)
 
+    def test_kinds_of_policy_are_valid(self):
+        answer = self.lab.kubectl('apply', '--dry-run=server', '-k',
+                                  str(lab.ROOT / 'deploy' / 'crds'))
+        self.assertEqual(
+            {'clusternetworkpolicies.policy.networking.k8s.io',
+             'ciliumnetworkpolicies.cilium.io',
+             'ciliumclusterwidenetworkpolicies.cilium.io'},
+            {line.split()[0].partition('/')[2]
+             for line in answer.splitlines()})
+
     def test_only_the_controller_writes_vifs(self):
         self.pods(pods.manifest('pod'))
         for change in ('%s=other' % vif.ANNOTATION, vif.ANNOTATION + '-'):

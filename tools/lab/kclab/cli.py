@@ -92,6 +92,12 @@ def parser():
             command.add_argument(
                 '--env', action='append', default=[], metavar='NAME=VALUE',
                 help='environment variable for this run of the part')
+    command = add('conformance', do_conformance, 'run well-known policies on '
+                  'real pods: who reaches whom, expected against seen')
+    command.add_argument('--filter', default='', metavar='TEXT',
+                         help='only scenarios with TEXT in file or name')
+    command.add_argument('-o', dest='output', choices=('text', 'json'),
+                         default='text')
     command = add('reboot', do_reboot, 'power a node off and on')
     command.add_argument('node')
     return top
@@ -160,6 +166,16 @@ def do_kubectl(lab, argv):
     need_up(lab)
     argv = parts.entering(lab) + [lab.tool('kubectl'), *argv]
     os.execvpe(argv[0], argv, surroundings(lab))
+
+
+def do_conformance(lab, args):
+    need_up(lab)
+    python = lab.venv / 'bin' / 'python'
+    env = dict(os.environ, KURYR_CILIUM_LAB_STATE=str(lab.state),
+               KURYR_CILIUM_CACHE=str(lab.cache))
+    os.chdir(lab.clone)
+    os.execve(python, [str(python), '-m', 'tests.conformance',
+                       f'--filter={args.filter}', '-o', args.output], env)
 
 
 def do_load(lab, args):

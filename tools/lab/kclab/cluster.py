@@ -219,7 +219,7 @@ class Start:
     def _kubernetes(self):
         self._start('etcd', 'kube-apiserver', 'kcm')
         if not self.bare:
-            product.apply_rbac(self.lab)
+            product.apply_manifests(self.lab)
             self._accounts.set()
         self._start('scheduler')
 

@@ -210,6 +210,16 @@ def service_account_token(lab, namespace, name, seconds=30 * 86400):
 
 def apply(lab, *paths):
     """Apply manifests with kubectl."""
-    files = [a for p in paths for a in ('-f', p)]
+    _kubectl(lab, 'apply', *(a for p in paths for a in ('-f', p)))
+
+
+def apply_folder(lab, path):
+    """Apply the kinds that a folder's kustomization lists; they serve then."""
+    _kubectl(lab, 'apply', '-k', path)
+    _kubectl(lab, 'wait', '--for=condition=Established', '--timeout=60s',
+             'crd', '--all')
+
+
+def _kubectl(lab, *args):
     parts.run(lab, [lab.tool('kubectl'), f'--kubeconfig={lab.kubeconfig}',
-                    'apply', *files])
+                    *args])

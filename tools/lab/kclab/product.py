@@ -41,10 +41,12 @@ def bpf_object(lab):
     return lab.bin / 'kuryr_cilium.bpf.o'
 
 
-def apply_rbac(lab):
-    """The service accounts, what they may do, and who may write VIFs."""
-    for name in ('rbac.yaml', 'admission.yaml'):
-        controlplane.apply(lab, lab.clone / 'deploy' / 'base' / name)
+def apply_manifests(lab):
+    """The kinds of policy, the service accounts and what they may do."""
+    deploy = lab.clone / 'deploy'
+    controlplane.apply(lab, deploy / 'base' / 'rbac.yaml',
+                       deploy / 'base' / 'admission.yaml')
+    controlplane.apply_folder(lab, deploy / 'crds')
 
 
 def _token(lab, account, path):
