@@ -72,7 +72,7 @@ ENDPOINT_SLICES = Resource('endpointslices', 'EndpointSlice',
                            'discovery.k8s.io')
 CLUSTER_NETWORK_POLICIES = Resource(
     'clusternetworkpolicies', 'ClusterNetworkPolicy',
-    'policy.networking.k8s.io', 'v1alpha2', namespaced=False)
+    'policy.networking.k8s.io', 'v1beta1', namespaced=False)
 CILIUM_NETWORK_POLICIES = Resource(
     'ciliumnetworkpolicies', 'CiliumNetworkPolicy', 'cilium.io', 'v2')
 CILIUM_CLUSTERWIDE_NETWORK_POLICIES = Resource(

@@ -135,26 +135,6 @@ class TestPods(ControllerTestCase):
             for member in delta.changed['selector:' + peer].members})
         self.assertEqual(frozenset(), delta.removed)
 
-    def test_policy_that_can_not_be_expressed(self):
-        agent = self.cluster.agent('node-a')
-        uid = self.cluster.create_pod('a')
-        self.cluster.wait_facts('a')
-        path = resources.NETWORK_POLICIES.path(self.cluster.namespace)
-        self.cluster.api.create(path, {
-            'metadata': {'name': 'mapped'},
-            'spec': {'podSelector': {}, 'ingress': [{'from': [
-                {'ipBlock': {'cidr': '::ffff:10.0.0.0/104'}}]}]}})
-        view = agent.wait_view(
-            lambda view: any(key.startswith('ruleset:')
-                             for key in view.changed), 'a ruleset')
-        endpoint = view.changed['endpoint:' + uid]
-        self.assertEqual(
-            (), view.changed['ruleset:' + endpoint.ingress].groups)
-        self.assertEqual(model.ALLOW_ALL, endpoint.egress)
-        message, = self.assertEventually(
-            lambda: self.cluster.events('PolicyIsolates'), SOON)
-        self.assertIn('spec.ingress[0].from[0].ipBlock.cidr', message)
-
     def test_port_that_can_not_be_bound(self):
         host = 'node-' + self.cluster.name
         self.cluster.create_pod('lost', node=host)

@@ -86,8 +86,9 @@ class TestPolicies(base.TestCase):
             'ingress': [{'nonsense': True}]})
         found = self.wait_condition(CNP, 'bad', 'Valid', 'False')
         self.assertIn('spec.ingress[0]', found['message'])
-        self.assertEventually(
+        message, = self.assertEventually(
             lambda: self.cluster.events('PolicyIsolates'), SOON)
+        self.assertIn('spec.ingress[0]', message)
         # What is as it should be is left alone.
         self.assertEqual(version, self.cluster.api.get(CNP.path(
             self.namespace, 'good'))['metadata']['resourceVersion'])

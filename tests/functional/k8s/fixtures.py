@@ -70,7 +70,9 @@ def _served(api, path):
     """Whether something is found under a path."""
     try:
         api.get(path)
-    except exceptions.KubernetesNotFound:
+    except (exceptions.KubernetesNotFound, exceptions.KubernetesBusy,
+            exceptions.KubernetesUnavailable):
+        # NOTE: its storage is made when it is first asked for.
         return False
     return True
 

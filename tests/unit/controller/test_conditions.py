@@ -81,7 +81,7 @@ class TestConditions(base.TestCase):
         self.see(WIDE)
         self.conditions.review()
         path, (found,) = self.written()
-        self.assertEqual('/apis/policy.networking.k8s.io/v1alpha2/'
+        self.assertEqual('/apis/policy.networking.k8s.io/v1beta1/'
                          'clusternetworkpolicies/p/status', path)
         self.assertEqual(('False', 3), (found['status'],
                                         found['observedGeneration']))
