@@ -310,7 +310,7 @@ class Views:
 
     def _apply(self, epoch, held):
         """Bring what is held in force; then it is what this node has."""
-        assembled = view.assemble(epoch, held)
+        assembled = view.assemble(epoch, held, self._held, self._view)
         with metrics.VIEW_APPLY_SECONDS.time():
             applied = self._datapath.apply(assembled.view)
         for problem in assembled.problems:

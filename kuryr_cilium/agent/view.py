@@ -19,7 +19,7 @@ rule) as well as less.
 """
 
 import dataclasses
-from typing import Iterable, Mapping
+from typing import Iterable, Mapping, Optional
 
 from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
@@ -58,8 +58,15 @@ def merge(held: Mapping[str, Held], changed: Mapping[str, objects.Object],
     return merged
 
 
-def assemble(epoch: int, held: Mapping[str, Held]) -> Assembled:
-    """The view of what is held, completed so that what is missing denies."""
+def assemble(epoch: int, held: Mapping[str, Held],
+             former: Mapping[str, Held] = {},
+             view: Optional[model.View] = None) -> Assembled:
+    """The view of what is held, completed so that what is missing denies.
+
+    :param former: what was held when another view was assembled.
+    :param view: that view; selectors whose parts are the same are taken
+        from it.
+    """
     problems = []
     endpoints, rulesets, selectors = {}, {}, {}
     for item in held.values():
@@ -70,7 +77,7 @@ def assemble(epoch: int, held: Mapping[str, Held]) -> Assembled:
             rulesets[value.id] = value
         elif isinstance(value, model.Selector):
             if value.parts:
-                value = _whole(value, held, problems)
+                value = _whole(value, held, former, view, problems)
             if value is not None:
                 selectors[value.id] = value
     outside = {name for name, selector in selectors.items()
@@ -94,15 +101,19 @@ def assemble(epoch: int, held: Mapping[str, Held]) -> Assembled:
         tuple(problems))
 
 
-def _whole(head, held, problems):
+def _whole(head, held, former, view, problems):
     """A selector with the members of its parts; None if one is missing."""
-    members = []
-    for number in range(head.parts):
-        key = objects.key(model.Members(head.id, number))
-        if key not in held:
-            problems.append('selector:%s: %s is missing' % (head.id, key))
-            return None
-        members += held[key].value.members
+    keys = [objects.key(model.Members(head.id, number))
+            for number in range(head.parts)]
+    missing = next((key for key in keys if key not in held), None)
+    if missing is not None:
+        problems.append('selector:%s: %s is missing' % (head.id, missing))
+        return None
+    if view is not None and head.id in view.selectors and all(
+            held[key] is former.get(key)
+            for key in (objects.key(head), *keys)):
+        return view.selectors[head.id]
+    members = [member for key in keys for member in held[key].value.members]
     members.sort(key=lambda member: member.uid)
     return dataclasses.replace(head, members=tuple(members), parts=0)
 

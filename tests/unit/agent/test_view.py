@@ -53,6 +53,19 @@ class TestView(base.TestCase):
             {r.id: r for r in RULESETS}, {s.id: s for s in SELECTORS}),
             assembled.view)
 
+    def test_a_selector_in_parts_is_made_anew_if_it_is_different(self):
+        before = held(*EVERYTHING)
+        first = view.assemble(1, before).view
+        name = PARTS[0].selector
+        second = view.assemble(1, dict(before), before, first).view
+        self.assertIs(first.selectors[name], second.selectors[name])
+        part = model.Members(name, 0, (model.Member('u', ('10.0.0.9',)),))
+        after = {**before, **held(part)}
+        third = view.assemble(1, after, before, second).view
+        self.assertEqual(
+            {*part.members, *PARTS[1].members},
+            set(third.selectors[name].members))
+
     @hypothesis.given(st.sets(st.sampled_from(EVERYTHING)))
     def test_what_is_missing_denies(self, objs):
         assembled = view.assemble(1, held(*objs))
