@@ -150,9 +150,8 @@ def _dump_selector(selector):
     }
     if selector.block is not None:
         wire['block'] = {'cidr': selector.block.cidr,
-                         'except': list(selector.block.excepts)}
-        if selector.block.outside:
-            wire['block']['outside'] = True
+                         'except': list(selector.block.excepts),
+                         'outside': selector.block.outside}
     if selector.parts:
         wire['parts'] = selector.parts
     return wire
@@ -175,10 +174,11 @@ def _load_selector(wire):
 
 
 def _load_member(wire):
-    # NOTE: an address is in many selectors, and is to be in memory once.
+    # NOTE: an address is in many selectors, and is to be in memory once;
+    # what is no text can't be interned.
     return model.Member(
-        sys.intern(_text(wire, 'uid')),
-        tuple(map(sys.intern, _texts(wire['addresses']))),
+        sys.intern(wire['uid']),
+        tuple(map(sys.intern, _typed(wire['addresses'], list))),
         _load_entity(wire['entity']) if 'entity' in wire
         else entities.Entity.POD)
 
@@ -195,7 +195,7 @@ def _load_block(wire):
     return model.Block(
         _network(_text(wire, 'cidr'), 'cidr'),
         tuple(_network(text, 'except') for text in _texts(wire['except'])),
-        _typed(wire.get('outside', False), bool))
+        _typed(wire['outside'], bool))
 
 
 def _network(text, field):

@@ -103,6 +103,17 @@ class TestView(base.TestCase):
                 samples.ruleset('r9', name), *sent))
             self.assertEqual(there, 'r9' in assembled.view.rulesets, name)
 
+    def test_blocks_outside_need_what_is_inside(self):
+        block = model.Selector('b', 'b', (), model.Block(
+            '0.0.0.0/0', outside=True))
+        inside = [samples.selector(name, '10.0.0.1') for name in (
+            'entity:cluster', 'entity:remote-node')]
+        for sent in ((), inside[:1], inside[1:], inside):
+            assembled = view.assemble(1, held(
+                samples.ruleset('r9', 'b'), block, *sent))
+            self.assertEqual(len(sent) == 2,
+                             'r9' in assembled.view.rulesets)
+
     def test_merge_takes_out_and_puts_in(self):
         before = held(*EVERYTHING)
         other = samples.selector('s0', '10.9.9.9')

@@ -138,7 +138,8 @@ class RoundTripTestCase(base.TestCase):
                 {'uid': 'n1', 'addresses': ['192.0.2.1'],
                  'entity': 'remote-node'}],
             'block': {'cidr': '10.0.0.0/8',
-                      'except': ['10.1.0.0/16', '10.9.0.1/32']},
+                      'except': ['10.1.0.0/16', '10.9.0.1/32'],
+                      'outside': False},
         }, objects.dump(BLOCK))
 
     def test_older_readers_refuse_what_they_would_overlook(self):
@@ -228,11 +229,12 @@ class RefusedTestCase(base.TestCase):
                                'Error')
         for field, value in (('block', None), ('block', '10.0.0.0/8'),
                              ('block', {'cidr': '10.0.0.0/8'}),
-                             ('block', {'except': []}),
+                             ('block', {'except': [], 'outside': True}),
+                             ('block', {'cidr': '::/0', 'except': []}),
+                             ('block', {'cidr': '::/0', 'except': [],
+                                        'outside': 1}),
                              ('members', [{'uid': 'u', 'addresses': [],
                                            'entity': 'host'}]),
-                             ('block', {'cidr': '10.0.0.0/8', 'except': [],
-                                        'outside': 1}),
                              ('parts', -1), ('parts', True), ('parts', '2'),
                              ('members', [{'uid': 'u', 'addresses': [],
                                            'entity': 2}])):
@@ -242,6 +244,7 @@ class RefusedTestCase(base.TestCase):
                         'fe80::%1/128', '10.0.0.0/08', '', 'any', 8):
             for field in ({'cidr': network, 'except': []},
                           {'cidr': '10.0.0.0/8', 'except': [network]}):
+                field['outside'] = False
                 self.assertRefused(dict(objects.dump(BLOCK), block=field),
                                    'Error')
         for field, value in (('tier', 'odd'), ('verdict', 'maybe'),
