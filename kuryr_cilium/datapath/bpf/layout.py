@@ -20,7 +20,7 @@ the object. Addresses are canonical text, IPv4 is kept as ::ffff:a.b.c.d.
 import enum
 import ipaddress
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 VERSION = 1
 
@@ -65,6 +65,8 @@ class Reason(enum.IntEnum):
     CT_QUOTA = 24
     SOURCE_ROUTE = 25
     INTERNAL = 26
+    NO_BACKEND = 27
+    SERVICE_TUPLE = 28
 
     @property
     def text(self):
@@ -98,6 +100,8 @@ class Meta(enum.IntEnum):
     NEXT_NETWORK = 5
     CT_QUOTA = 6
     EVENT_RATE = 7
+    NEXT_BACKENDS = 8
+    NODE_PORTS = 9
 
 
 class EndpointFlag(enum.IntFlag):
@@ -113,6 +117,8 @@ class CtFlag(enum.IntFlag):
     CLOSING = 32
     FIN_IN = 64
     FIN_OUT = 128
+    ALIAS = 256
+    HAIRPIN = 512
 
 
 U32 = struct.Struct('=I')
@@ -381,7 +387,11 @@ class CtKey(NamedTuple):
 
 
 class Ct(NamedTuple):
-    """struct kc_ct."""
+    """struct kc_ct.
+
+    :ivar nat: the service's address as the pod knows it, of an alias the
+        backend's; '::' if there is none.
+    """
 
     last: int
     bytes_in: int
@@ -392,26 +402,150 @@ class Ct(NamedTuple):
     rule_id: int
     flags: int
     direction: int
-    proxy_port: int
-    service: int
+    proxy_port: int = 0
+    nat_port: int = 0
+    nat: str = '::'
 
     SIZE = 64
-    FORMAT = struct.Struct('=3Q4IHBx2sH16x')
+    FORMAT = struct.Struct('=3Q4IHBx')
+    PORTS = struct.Struct('>HH')
 
     def pack(self):
-        values = list(self)
-        values[9] = struct.pack('>H', self.proxy_port)
-        return self.FORMAT.pack(*values)
+        return (self.FORMAT.pack(*self[:9]) + self.PORTS.pack(*self[9:11])
+                + addr16(self.nat))
 
     @classmethod
     def unpack(cls, data):
-        values = list(cls.FORMAT.unpack(data))
-        values[9] = struct.unpack('>H', values[9])[0]
-        return cls(*values)
+        return cls(*cls.FORMAT.unpack_from(data),
+                   *cls.PORTS.unpack_from(data, 44), addr_text(data[48:64]))
+
+
+class SvcKey(NamedTuple):
+    """struct kc_svc_key.
+
+    :ivar address: '0.0.0.0' or '::' stands for every node's.
+    :ivar port: 0: every port that has no entry.
+    """
+
+    scope: int
+    address: str
+    port: int
+    protocol: int
+
+    SIZE = 24
+
+    def pack(self):
+        return (U32.pack(self.scope) + addr16(self.address)
+                + struct.pack('>HBx', self.port, self.protocol))
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(U32.unpack_from(data)[0], addr_text(data[4:20]),
+                   *struct.unpack_from('>HB', data, 20))
+
+
+class Svc(NamedTuple):
+    """struct kc_svc."""
+
+    backends: int
+    count: int
+    number: int
+    affinity: int
+
+    SIZE = 16
+    FORMAT = struct.Struct('=IIII')
+
+    def pack(self):
+        return self.FORMAT.pack(*self)
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(*cls.FORMAT.unpack(data))
+
+
+class BackendKey(NamedTuple):
+    """struct kc_backend_key."""
+
+    backends: int
+    index: int
+
+    SIZE = 8
+    FORMAT = struct.Struct('=II')
+
+    def pack(self):
+        return self.FORMAT.pack(*self)
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(*cls.FORMAT.unpack(data))
+
+
+class Backend(NamedTuple):
+    """struct kc_backend.
+
+    :ivar mac: None: it is reached by way of a router.
+    """
+
+    address: str
+    port: int
+    mac: Optional[str]
+    network: int
+
+    SIZE = 28
+
+    def pack(self):
+        return (addr16(self.address) + struct.pack('>H', self.port)
+                + (mac_bytes(self.mac) if self.mac else bytes(6))
+                + U32.pack(self.network))
+
+    @classmethod
+    def unpack(cls, data):
+        mac = data[18:24]
+        return cls(addr_text(data[:16]), struct.unpack_from('>H', data, 16)[0],
+                   mac_text(mac) if any(mac) else None,
+                   U32.unpack_from(data, 24)[0])
+
+
+class AffinityKey(NamedTuple):
+    """struct kc_affinity_key."""
+
+    service: int
+    client: str
+
+    SIZE = 20
+
+    def pack(self):
+        return U32.pack(self.service) + addr16(self.client)
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(U32.unpack_from(data)[0], addr_text(data[4:20]))
+
+
+class Affinity(NamedTuple):
+    """struct kc_affinity."""
+
+    last: int
+    address: str
+    port: int
+
+    SIZE = 32
+
+    def pack(self):
+        return (U64.pack(self.last) + addr16(self.address)
+                + struct.pack('>H6x', self.port))
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(U64.unpack_from(data)[0], addr_text(data[8:24]),
+                   struct.unpack_from('>H', data, 24)[0])
 
 
 class Event(NamedTuple):
-    """struct kc_event."""
+    """struct kc_event.
+
+    :ivar service: number of the service that the packet was sent to, or 0.
+    """
 
     time: int
     endpoint: int
@@ -426,6 +560,7 @@ class Event(NamedTuple):
     protocol: int
     direction: int
     reason: int
+    service: int = 0
 
     SIZE = 72
     #: bit of an event that no rule group decided.
@@ -434,11 +569,11 @@ class Event(NamedTuple):
     def pack(self):
         return (struct.pack('=Q4I', *self[:5]) + addr16(self.source)
                 + addr16(self.destination) + struct.pack('>3H', *self[7:10])
-                + struct.pack('=3B7x', *self[10:]))
+                + struct.pack('=3B3xI', *self[10:]))
 
     @classmethod
     def unpack(cls, data):
         return cls(*struct.unpack_from('=Q4I', data),
                    addr_text(data[24:40]), addr_text(data[40:56]),
                    *struct.unpack_from('>3H', data, 56),
-                   *struct.unpack_from('=3B', data, 62))
+                   *struct.unpack_from('=3B3xI', data, 62))

@@ -16,16 +16,9 @@
 #ifndef KC_CT_H
 #define KC_CT_H
 
-#include "kc_event.h"
 #include "kc_policy.h"
+#include "kc_svc.h"
 
-/* How long an entry is good for after its last packet. */
-#define KC_LIFE_TCP (86400 * KC_SECOND)
-#define KC_LIFE_SYN (60 * KC_SECOND)
-#define KC_LIFE_CLOSING (10 * KC_SECOND)
-#define KC_LIFE_OTHER (180 * KC_SECOND)
-#define KC_LIFE_OTHER_NEW (30 * KC_SECOND)
-#define KC_LIFE_TOMBSTONE (120 * KC_SECOND)
 /* Time stamps are not written more often than this. */
 #define KC_TOUCH (KC_SECOND / 10)
 
@@ -33,53 +26,6 @@
 
 /* Who opened the connection by what; it decides what is judged. */
 #define KC_CT_ORIGIN (KC_CT_OWN | KC_CT_AS_WORLD)
-
-/* An echo request, or a later fragment of one. */
-static __always_inline bool kc_asks(const struct kc_packet *p)
-{
-	__u8 type = bpf_ntohs(p->port) >> 8;
-
-	return type == ICMP_ECHO || type == KC_ICMP6_ECHO_REQUEST;
-}
-
-static __always_inline void kc_ct_key(struct kc_ct_key *k,
-				      const struct kc_packet *p,
-				      __u32 endpoint, __u8 local, __u8 direction)
-{
-	k->endpoint = endpoint;
-	k->proto = p->proto;
-	k->local = local;
-	k->zero = 0;
-	if (direction == KC_EGRESS) {
-		k->lport = p->sport;
-		k->rport = p->dport;
-		kc_copy16(k->raddr, p->daddr);
-	} else {
-		k->lport = p->dport;
-		k->rport = p->sport;
-		kc_copy16(k->raddr, p->saddr);
-	}
-	if (p->flags & KC_PACKET_ECHO)
-		k->rport = kc_asks(p) == (direction == KC_EGRESS) ?
-			   bpf_htons(KC_ECHO_OURS) : bpf_htons(KC_ECHO_THEIRS);
-}
-
-static __always_inline bool kc_ct_expired(const struct kc_ct *ct, __u8 proto,
-					  __u64 now)
-{
-	__s64 life;
-
-	if (ct->flags & KC_CT_TOMBSTONE)
-		life = KC_LIFE_TOMBSTONE;
-	else if (ct->flags & KC_CT_CLOSING)
-		life = KC_LIFE_CLOSING;
-	else if (proto == IPPROTO_TCP || proto == IPPROTO_SCTP)
-		life = ct->flags & KC_CT_REPLIED ? KC_LIFE_TCP : KC_LIFE_SYN;
-	else
-		life = ct->flags & KC_CT_REPLIED ? KC_LIFE_OTHER :
-		       KC_LIFE_OTHER_NEW;
-	return kc_since(ct->last, now) > life;
-}
 
 /* Two CPUs may count at once: a packet may be lost in the count. */
 static __always_inline void kc_ct_touch(struct kc_ct *ct,
@@ -179,7 +125,7 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 {
 	struct kc_call *c = kc_this_call();
 	__u64 now = bpf_ktime_get_coarse_ns();
-	bool half = false, opening;
+	bool half, opening;
 	const struct kc_packet *p;
 	struct kc_ct_key k;
 	struct kc_end *e;
@@ -193,14 +139,26 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 	opening = p->flags & KC_PACKET_OPENING;
 	kc_ct_key(&k, p, e->number, e->local, e->direction);
 	e->judged_by = e->ruleset;
-	ct = bpf_map_lookup_elem(&kc_ct_v1, &k);
-	if (!ct) {
-		half = true;
-		ct = bpf_map_lookup_elem(&kc_ct_new_v1, &k);
+	e->action = KC_DO_NOTHING;
+	ct = kc_ct_find(&k, &half);
+	if (!far && e->direction == KC_EGRESS) {
+		if ((!ct || half || ct->flags & KC_CT_ALIAS) &&
+		    kc_has_service(p)) {
+			reason = kc_service(skb);
+			if (reason)
+				return reason;
+			if (c->backend.set & KC_NAT_HAIRPIN)
+				return KC_ALLOWED;
+			kc_ct_key(&k, p, e->number, e->local, e->direction);
+			ct = kc_ct_find(&k, &half);
+		}
+		/* The answers would be taken for the service's. */
+		if (ct && ct->nat_port && !c->backend.set)
+			return KC_DROP_SERVICE_TUPLE;
 	}
 	/* An entry that is about to be swept is not written to. */
 	e->action = ct && !half ? KC_DO_REOPEN : KC_DO_OPEN;
-	if (ct && kc_ct_expired(ct, p->proto, now))
+	if (ct && (ct->flags & KC_CT_ALIAS || kc_ct_expired(ct, p->proto, now)))
 		ct = NULL;
 	/*
 	 * A hit does not excuse an opening packet, unless it repeats the one
@@ -226,6 +184,11 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 		kc_ct_touch(ct, p, e->direction, now);
 		if (reason)
 			return reason;
+		if (ct->nat_port && e->direction == KC_INGRESS) {
+			c->source.set = KC_NAT_SET;
+			c->source.port = ct->nat_port;
+			kc_copy16(c->source.addr, ct->nat);
+		}
 		if (p->tcp_flags & (KC_TCP_FIN | KC_TCP_RST))
 			kc_ct_close(ct, p, e->direction);
 		if (ct->flags & KC_CT_CLOSING)
@@ -247,61 +210,104 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 	return reason;
 }
 
-/* Returns KC_ALLOWED or the reason to drop. */
-static __always_inline int kc_ct_promote(const struct kc_ct_key *k)
+/* How many entries a connection takes. */
+static __always_inline __s64 kc_ct_entries(const struct kc_ct *ct)
 {
-	__u32 endpoint = k->endpoint;
+	return ct->nat_port ? 2 : 1;
+}
+
+static __always_inline void kc_ct_count(__u32 endpoint, __s64 more)
+{
+	__s64 *count = bpf_map_lookup_elem(&kc_ct_count_v1, &endpoint);
+
+	if (count)
+		__sync_fetch_and_add(count, more);
+	else if (more > 0)
+		bpf_map_update_elem(&kc_ct_count_v1, &endpoint, &more, BPF_ANY);
+}
+
+/* Take an alias along to another table: it is where its connection is. */
+static __always_inline void kc_ct_move_alias(struct kc_call *c, void *from,
+					     void *to,
+					     const struct kc_ct_key *k)
+{
+	struct kc_ct *found;
+
+	if (!c->entry.nat_port)
+		return;
+	kc_ct_alias_key(&c->alias, k, c->entry.nat_port, c->entry.nat);
+	found = bpf_map_lookup_elem(from, &c->alias);
+	if (!found)
+		return;
+	/* Copied: what is in a map is used again by others. */
+	c->entry = *found;
+	if (!bpf_map_update_elem(to, &c->alias, &c->entry, BPF_ANY))
+		bpf_map_delete_elem(from, &c->alias);
+}
+
+/* Returns KC_ALLOWED or the reason to drop. */
+static __always_inline int kc_ct_promote(struct kc_call *c,
+					 const struct kc_ct_key *k)
+{
+	struct kc_ct *ct, *entry = &c->entry;
 	__u64 quota = kc_meta(KC_META_CT_QUOTA);
-	struct kc_ct *ct, entry;
-	__s64 *count, one = 1;
+	__u32 endpoint = k->endpoint;
+	__s64 *count;
 	long error;
 
 	ct = bpf_map_lookup_elem(&kc_ct_new_v1, k);
 	if (!ct)
 		return KC_ALLOWED;	/* another CPU was quicker */
-	entry = *ct;
-	entry.flags |= KC_CT_REPLIED;
+	*entry = *ct;
+	entry->flags |= KC_CT_REPLIED;
 	count = bpf_map_lookup_elem(&kc_ct_count_v1, &endpoint);
 	/* Its own flood does not make a pod fail the kubelet's probes. */
 	if (count && quota && *count >= (__s64)quota &&
-	    !(entry.flags & KC_CT_OWN))
+	    !(entry->flags & KC_CT_OWN))
 		return KC_DROP_CT_QUOTA;
-	error = bpf_map_update_elem(&kc_ct_v1, k, &entry, BPF_NOEXIST);
+	error = bpf_map_update_elem(&kc_ct_v1, k, entry, BPF_NOEXIST);
 	if (error && error != -KC_EEXIST)
-		return entry.flags & KC_CT_OWN ? KC_ALLOWED : KC_DROP_CT_FULL;
-	if (!error && count)
-		__sync_fetch_and_add(count, 1);
-	else if (!error)
-		bpf_map_update_elem(&kc_ct_count_v1, &endpoint, &one, BPF_ANY);
+		return entry->flags & KC_CT_OWN ? KC_ALLOWED : KC_DROP_CT_FULL;
+	if (!error) {
+		kc_ct_count(endpoint, kc_ct_entries(entry));
+		kc_ct_move_alias(c, &kc_ct_new_v1, &kc_ct_v1, k);
+	}
 	bpf_map_delete_elem(&kc_ct_new_v1, k);
 	return KC_ALLOWED;
 }
 
-/* Delete from kc_ct; the agent's own count may be lower for a moment. */
-static __always_inline void kc_ct_forget(const struct kc_ct_key *k)
+static __always_inline void kc_ct_demote(struct kc_call *c,
+					 const struct kc_ct_key *k)
 {
-	__u32 endpoint = k->endpoint;
-	__s64 *count;
-
-	if (bpf_map_delete_elem(&kc_ct_v1, k))
-		return;		/* another CPU, or the sweep, was quicker */
-	count = bpf_map_lookup_elem(&kc_ct_count_v1, &endpoint);
-	if (count)
-		__sync_fetch_and_add(count, -1);
-}
-
-static __always_inline void kc_ct_demote(const struct kc_ct_key *k)
-{
-	struct kc_ct *ct = bpf_map_lookup_elem(&kc_ct_v1, k), entry;
+	struct kc_ct *ct = bpf_map_lookup_elem(&kc_ct_v1, k);
+	struct kc_ct *entry = &c->entry;
 	long error;
 
 	if (!ct)
 		return;
-	entry = *ct;
+	*entry = *ct;
 	/* What another CPU has opened anew meanwhile stays. */
-	error = bpf_map_update_elem(&kc_ct_new_v1, k, &entry, BPF_NOEXIST);
-	if (!error || error == -KC_EEXIST)
-		kc_ct_forget(k);
+	error = bpf_map_update_elem(&kc_ct_new_v1, k, entry, BPF_NOEXIST);
+	if (error && error != -KC_EEXIST)
+		return;
+	/* If it is gone, another CPU or the sweep was quicker. */
+	if (bpf_map_delete_elem(&kc_ct_v1, k))
+		return;
+	kc_ct_count(k->endpoint, -kc_ct_entries(entry));
+	kc_ct_move_alias(c, &kc_ct_v1, &kc_ct_new_v1, k);
+}
+
+/* The old one in kc_ct; its alias is replaced, or is led astray and expires. */
+static __always_inline void kc_ct_forget(const struct kc_ct_key *k)
+{
+	struct kc_ct *ct = bpf_map_lookup_elem(&kc_ct_v1, k);
+	__s64 entries;
+
+	if (!ct)
+		return;
+	entries = kc_ct_entries(ct);
+	if (!bpf_map_delete_elem(&kc_ct_v1, k))
+		kc_ct_count(k->endpoint, -entries);
 }
 
 /* Write what kc_judge() has left; returns KC_ALLOWED or a reason to drop. */
@@ -309,7 +315,7 @@ __noinline int kc_commit(struct __sk_buff *skb, bool far)
 {
 	struct kc_call *c = kc_this_call();
 	const struct kc_packet *p;
-	struct kc_ct entry = {};
+	struct kc_ct *entry;
 	struct kc_ct_key k;
 	struct kc_end *e;
 	long error;
@@ -322,18 +328,26 @@ __noinline int kc_commit(struct __sk_buff *skb, bool far)
 		return KC_ALLOWED;
 	kc_ct_key(&k, p, e->number, e->local, e->direction);
 	if (e->action == KC_DO_PROMOTE)
-		return kc_ct_promote(&k);
+		return kc_ct_promote(c, &k);
 	if (e->action == KC_DO_DEMOTE) {
-		kc_ct_demote(&k);
+		kc_ct_demote(c, &k);
 		return KC_ALLOWED;
 	}
-	entry.last = bpf_ktime_get_coarse_ns();
-	kc_ct_touch(&entry, p, e->direction, 0);
-	entry.epoch = e->epoch;
-	entry.rule_id = e->bit;
-	entry.flags = e->flags;
-	entry.direction = e->direction;
-	error = bpf_map_update_elem(&kc_ct_new_v1, &k, &entry, BPF_ANY);
+	if (!far && c->service.set && kc_svc_alias(c, &k, 0))
+		return KC_DROP_CT_FULL;
+	entry = &c->entry;
+	__builtin_memset(entry, 0, sizeof(*entry));
+	entry->last = bpf_ktime_get_coarse_ns();
+	kc_ct_touch(entry, p, e->direction, 0);
+	entry->epoch = e->epoch;
+	entry->rule_id = e->bit;
+	entry->flags = e->flags;
+	entry->direction = e->direction;
+	if (!far && c->service.set) {
+		entry->nat_port = c->service.port;
+		kc_copy16(entry->nat, c->service.addr);
+	}
+	error = bpf_map_update_elem(&kc_ct_new_v1, &k, entry, BPF_ANY);
 	if (!error && e->action == KC_DO_REOPEN)
 		kc_ct_forget(&k);
 	if (error && !(e->ct_flags & KC_CT_OWN))

@@ -49,6 +49,10 @@ static __always_inline int kc_begin(struct __sk_buff *skb, struct kc_call *c,
 	int reason;
 
 	kc_end_set(&c->near, 0, epoch, direction);
+	c->service.set = 0;
+	c->service.service = 0;
+	c->backend.set = 0;
+	c->source.set = 0;
 	reason = kc_parse(skb);
 	number = bpf_map_lookup_elem(&kc_if_v1, &ifindex);
 	if (!number)

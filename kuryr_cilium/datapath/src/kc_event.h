@@ -57,6 +57,7 @@ __noinline int kc_tell(struct __sk_buff *skb, bool far, __u32 reason)
 	event->proto = p->proto;
 	event->direction = e->direction;
 	event->reason = reason;
+	event->service = far ? 0 : c->service.service;
 	bpf_ringbuf_submit(event, 0);
 	return 0;
 }

@@ -22,6 +22,15 @@ static __always_inline int kc_deliver(struct __sk_buff *skb,
 	return bpf_redirect_peer(ifindex, 0);
 }
 
+/* What comes from a backend, comes from the service. */
+static __always_inline int kc_back(struct __sk_buff *skb, struct kc_call *c)
+{
+	if (!c->source.set)
+		return 0;
+	return c->packet.flags & KC_PACKET_ERROR ? kc_rewrite_error(skb, true) :
+						   kc_rewrite(skb, true);
+}
+
 static __always_inline bool kc_is_gateway(const struct kc_endpoint *ep,
 					  const __u8 *mac)
 {
@@ -47,8 +56,10 @@ kc_neighbour(struct kc_call *c, const struct kc_endpoint *ep)
 	if (!local)
 		return NULL;
 	number = local->endpoint;
+	/* A backend of a service may be there whatever the pod took for it. */
 	if (number == c->near.number ||
-	    !(kc_same_mac(p->dmac, local->mac) || kc_is_gateway(ep, p->dmac)))
+	    !(c->backend.set || kc_same_mac(p->dmac, local->mac) ||
+	      kc_is_gateway(ep, p->dmac)))
 		return NULL;
 	kc_end_set(&c->far, number, c->near.epoch, KC_INGRESS);
 	to = bpf_map_lookup_elem(&kc_endpoint_v1, &number);
@@ -80,6 +91,9 @@ static __always_inline int kc_hop(struct __sk_buff *skb, struct kc_call *c,
 	if (reason)
 		return kc_drop(skb, false, reason);
 	reason = kc_commit(skb, true);
+	if (reason)
+		return kc_drop(skb, true, reason);
+	reason = kc_back(skb, c);
 	if (reason)
 		return kc_drop(skb, true, reason);
 	if (!kc_same_mac(c->packet.dmac, mac) &&

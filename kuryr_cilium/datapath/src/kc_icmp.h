@@ -44,8 +44,8 @@ __noinline int kc_judge_error(struct __sk_buff *skb, bool far)
 	struct kc_end *e;
 	struct kc_ct *ct;
 	__u32 number;
+	bool out, half;
 	int reason;
-	bool out;
 
 	if (!c)
 		return KC_DROP_INTERNAL;
@@ -79,11 +79,25 @@ __noinline int kc_judge_error(struct __sk_buff *skb, bool far)
 		return KC_DROP_ICMP_UNRELATED;
 	kc_ct_key(&k, quoted, e->number, e->local,
 		  out ? KC_INGRESS : KC_EGRESS);
-	ct = bpf_map_lookup_elem(&kc_ct_v1, &k);
-	if (!ct)
-		ct = bpf_map_lookup_elem(&kc_ct_new_v1, &k);
-	if (!ct || kc_ct_expired(ct, k.proto, bpf_ktime_get_coarse_ns()))
+	ct = kc_ct_find(&k, &half);
+	/* The pod answers a service: its backend gets it. */
+	if (ct && ct->flags & KC_CT_ALIAS && out && !far) {
+		c->backend.port = ct->nat_port;
+		kc_copy16(c->backend.addr, ct->nat);
+		reason = kc_rewrite_error(skb, false);
+		if (reason)
+			return reason;
+		c->backend.set = KC_NAT_SET;
+		kc_ct_key(&k, quoted, e->number, e->local, KC_INGRESS);
+		ct = kc_ct_find(&k, &half);
+	}
+	if (!ct || ct->flags & (KC_CT_ALIAS | KC_CT_HAIRPIN) || kc_ct_expired(ct, k.proto, bpf_ktime_get_coarse_ns()))
 		return KC_DROP_ICMP_UNRELATED;
+	if (ct->nat_port && !out) {
+		c->source.set = KC_NAT_SET;
+		c->source.port = ct->nat_port;
+		kc_copy16(c->source.addr, ct->nat);
+	}
 	e->flags = ct->flags;
 	return kc_ct_recheck(skb, ct, &k, e, &c->query);
 }

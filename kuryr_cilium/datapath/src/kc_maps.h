@@ -75,6 +75,8 @@ enum kc_reason {
 	KC_DROP_CT_QUOTA = 24,		/* the endpoint has too many of them */
 	KC_DROP_SOURCE_ROUTE = 25,	/* the sender names routers on the way */
 	KC_DROP_INTERNAL = 26,		/* a helper of the kernel failed */
+	KC_DROP_NO_BACKEND = 27,	/* the service has none that is ready */
+	KC_DROP_SERVICE_TUPLE = 28,	/* it would be taken for another flow */
 	KC_REASONS = 64,
 };
 
@@ -88,6 +90,8 @@ enum kc_meta_index {
 	KC_META_NEXT_NETWORK = 5,
 	KC_META_CT_QUOTA = 6,	/* entries of kc_ct an endpoint may have; 0: any */
 	KC_META_EVENT_RATE = 7,	/* a second, CPU and endpoint; 0: default */
+	KC_META_NEXT_BACKENDS = 8,
+	KC_META_NODE_PORTS = 9,	/* first << 16 | last; 0: none */
 	KC_META_MAX = 16,
 };
 
@@ -193,8 +197,15 @@ enum kc_ct_flag {
 	KC_CT_CLOSING = 1 << 5,		/* RST, or FIN both ways */
 	KC_CT_FIN_IN = 1 << 6,
 	KC_CT_FIN_OUT = 1 << 7,
+	KC_CT_ALIAS = 1 << 8,		/* leads from a service to its backend */
+	KC_CT_HAIRPIN = 1 << 9,		/* to itself by a service: not judged */
 };
 
+/*
+ * A flow to a service is two entries: the one of its backend, which is judged
+ * and has the address that the pod knows in nat, and an alias with the address
+ * of the service in its key, which has the backend in nat.
+ */
 struct kc_ct {
 	__u64 last;		/* ns of the monotonic clock, to 100 ms */
 	__u64 bytes[2];		/* by enum kc_direction */
@@ -205,13 +216,54 @@ struct kc_ct {
 	__u8 direction;		/* of the opening packet */
 	__u8 pad;
 	__be16 proxy_port;
-	__u16 service;
-	__u8 reserved[16];
+	__be16 nat_port;	/* 0: no service */
+	__u8 nat[16];
 };
 
 _Static_assert(sizeof(struct kc_ct) == 64, "a connection is one cache line");
 _Static_assert(sizeof(struct kc_ct_key) == 28,
 	       "no holes in a key");
+
+/* An address of a service; a port of 0 is every port that has no entry. */
+struct kc_svc_key {
+	__u32 scope;		/* 0 */
+	__u8 addr[16];		/* zero: of every node */
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct kc_svc {
+	__u32 backends;		/* the first part of the key of kc_backend */
+	__u32 count;		/* 0: none is ready */
+	__u32 number;		/* of the service, as long as it lives */
+	__u32 affinity;		/* seconds that a client keeps its backend; 0 */
+};
+
+struct kc_backend_key {
+	__u32 backends;
+	__u32 index;		/* 0 to count - 1 */
+};
+
+struct kc_backend {
+	__u8 addr[16];
+	__be16 port;
+	__u8 mac[6];		/* zero: by way of a router */
+	__u32 network;		/* in which it has that MAC address */
+};
+
+/* Which backend a client has. */
+struct kc_affinity_key {
+	__u32 service;		/* kc_svc.number */
+	__u8 client[16];
+};
+
+struct kc_affinity {
+	__u64 last;		/* ns of the monotonic clock */
+	__u8 addr[16];
+	__be16 port;
+	__u8 pad[6];
+};
 
 /* A datagram in fragments, by what the receiver puts it together by. */
 struct kc_frag_key {
@@ -247,7 +299,8 @@ struct kc_event {
 	__u8 proto;
 	__u8 direction;
 	__u8 reason;		/* KC_ALLOWED: a first verdict */
-	__u8 pad[7];
+	__u8 pad[3];
+	__u32 service;		/* kc_svc.number; 0: none */
 };
 
 /* Of an endpoint's drops and first verdicts; several endpoints may share. */
@@ -291,6 +344,12 @@ KC_MAP(kc_ct_count_v1, BPF_MAP_TYPE_HASH, __u32, __u64, 4096,
        BPF_F_NO_PREALLOC);
 KC_MAP(kc_frag_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_frag_key, struct kc_frag,
        8192, 0);
+KC_MAP(kc_svc_v1, BPF_MAP_TYPE_HASH, struct kc_svc_key, struct kc_svc, 131072,
+       BPF_F_NO_PREALLOC);
+KC_MAP(kc_backend_v1, BPF_MAP_TYPE_HASH, struct kc_backend_key,
+       struct kc_backend, 524288, BPF_F_NO_PREALLOC);
+KC_MAP(kc_affinity_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_affinity_key,
+       struct kc_affinity, 65536, 0);
 KC_MAP(kc_drops_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, KC_REASONS, 0);
 KC_MAP(kc_rate_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct kc_rate, KC_RATES,
        0);

@@ -72,6 +72,20 @@ struct kc_end {
 	__u16 action;		/* enum kc_action: what is left to write */
 };
 
+enum kc_nat_flag {
+	KC_NAT_SET = 1 << 0,
+	KC_NAT_HAIRPIN = 1 << 1,	/* it is the sender itself */
+};
+
+/* An address that takes the place of another one. */
+struct kc_nat {
+	__u8 addr[16] __attribute__((aligned(8)));
+	__be16 port;
+	__u8 mac[6];		/* zero: that of the frame stays */
+	__u32 service;		/* its number */
+	__u32 set;		/* enum kc_nat_flag; 0: there is none */
+};
+
 /* What kc_policy() is asked, and its answer. */
 struct kc_query {
 	__u8 raddr[16] __attribute__((aligned(8)));
@@ -93,10 +107,20 @@ struct kc_call {
 	struct kc_end near;	/* of the link that it came from or goes to */
 	struct kc_end far;	/* the receiver of a local hop */
 	struct kc_query query;
+	struct kc_nat service;	/* that near sends to, as near knows it */
+	struct kc_nat backend;	/* what takes its place */
+	struct kc_nat source;	/* what the receiver knows the sender by */
+	/* Keys and values in the making. */
+	struct kc_ct entry;
+	struct kc_ct_key alias;
+	struct kc_svc_key svc;
+	struct kc_affinity_key client;
+	struct kc_affinity affinity;
 	__u64 peers[KC_WORDS];	/* rows that kc_policy() looked up */
 	__u64 ports[KC_WORDS];
 	__u32 option;		/* offset in options */
 	__u8 options[40];
+	__u8 reply[96];		/* a packet in the making */
 };
 
 /*

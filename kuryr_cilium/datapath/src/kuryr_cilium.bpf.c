@@ -9,6 +9,7 @@
  * Whatever is not understood is dropped, counted and told of.
  */
 #include "kc_hop.h"
+#include "kc_reject.h"
 
 /* Passing is leaving it to who comes next: an operator's own program. */
 #define KC_PASS TC_ACT_UNSPEC
@@ -50,8 +51,12 @@ int from_pod(struct __sk_buff *skb)
 	}
 	c->near.local = index;
 	reason = kc_judge_any(skb, p, false);
+	if (reason == KC_DROP_NO_BACKEND)
+		return kc_reject(skb, ep->kc_ifindex);
 	if (reason)
 		goto drop;
+	if (c->backend.set & KC_NAT_HAIRPIN)
+		return kc_deliver(skb, p, ep->kc_ifindex);
 	if (!(c->near.flags & KC_CT_HOST)) {
 		to = kc_neighbour(c, ep);
 		if (to)
@@ -112,6 +117,8 @@ int to_pod(struct __sk_buff *skb)
 	reason = kc_judge_any(skb, p, false);
 	if (!reason)
 		reason = kc_commit(skb, false);
+	if (!reason)
+		reason = kc_back(skb, c);
 	if (reason)
 		goto drop;
 	return kc_deliver(skb, p, kc);
@@ -164,6 +171,8 @@ int from_host(struct __sk_buff *skb)
 	reason = kc_judge_any(skb, p, false);
 	if (!reason)
 		reason = kc_commit(skb, false);
+	if (!reason)
+		reason = kc_back(skb, c);
 	if (reason)
 		goto drop;
 	return KC_PASS;

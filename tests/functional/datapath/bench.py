@@ -35,6 +35,8 @@ from tests import base
 from tests.functional.datapath import packets
 
 PASS, DROP, REDIRECT = -1, 2, 7
+#: Counted as dropped, but the sender is told.
+REFUSED = 'refused'
 
 SPACES = {4: 40, 6: 60}
 NETWORK = 9
@@ -221,6 +223,14 @@ class Bench(fixtures.Fixture):
             entry = entry._replace(last=last % (1 << 64))
             self.update(table, key, entry.pack())
 
+    def age_affinity(self, seconds):
+        """Make it longer ago that clients had their backends."""
+        for key, value in list(libbpf.map_items(self.fd('kc_affinity'))):
+            last = (now() - int(seconds * 1e9)) % (1 << 64)
+            self.update('kc_affinity', key,
+                        layout.Affinity.unpack(value)._replace(
+                            last=last).pack())
+
     def drops(self):
         """Drops by reason, of all CPUs."""
         found = {}
@@ -249,6 +259,8 @@ class Bench(fixtures.Fixture):
         self.frame = done.data
         dropped = [reason for reason, count in self.drops().items()
                    if count != before.get(reason, 0)]
+        if result == REDIRECT and dropped == [layout.Reason.NO_BACKEND]:
+            return REFUSED
         if result != DROP:
             assert not dropped, dropped
             return result

@@ -89,6 +89,14 @@ def udp(sport, dport, payload=b'data'):
     return struct.pack('>HHHH', sport, dport, 8 + len(payload), 0) + payload
 
 
+def checked_udp(source, target, sport, dport, payload=b'data'):
+    """A datagram with its checksum."""
+    data = udp(sport, dport, payload)
+    sum_ = checksum(packed(source) + packed(target)
+                    + struct.pack('>II', len(data), UDP) + data)
+    return data[:6] + sum_ + data[8:]
+
+
 def sctp(sport, dport, chunk=1):
     return struct.pack('>HHIIBBH', sport, dport, 0, 0, chunk, 0, 4)
 
@@ -147,3 +155,52 @@ def checksum(data):
     while total >> 16:
         total = (total & 0xffff) + (total >> 16)
     return struct.pack('>H', ~total & 0xffff)
+
+
+class Parsed:
+    """A frame that came out of a program.
+
+    :ivar packet: from the IP header on.
+    :ivar payload: from the transport header on.
+    :ivar flow: source and destination, ports (None where there are none).
+    """
+
+    def __init__(self, data):
+        self.dmac, self.smac = data[:6].hex(':'), data[6:12].hex(':')
+        self.packet = data[14:]
+        if self.packet[0] >> 4 == 4:
+            size = (self.packet[0] & 15) * 4
+            self.protocol = self.packet[9]
+            addresses = self.packet[12:16], self.packet[16:20]
+            self._head = self.packet[:size]
+        else:
+            size, self.protocol = 40, self.packet[6]
+            addresses = self.packet[8:24], self.packet[24:40]
+            while self.protocol == DESTINATION:
+                self.protocol = self.packet[size]
+                size += (self.packet[size + 1] + 1) * 8
+            self._head = b''
+        self.payload = self.packet[size:]
+        self._pseudo = b''.join(addresses)
+        ports = (struct.unpack_from('>HH', self.payload)
+                 if self.protocol in (TCP, UDP, SCTP) else (None, None))
+        self.flow = (*(str(ipaddress.ip_address(a)) for a in addresses),
+                     *ports)
+        if self.protocol == TCP:
+            self.ack, = struct.unpack_from('>I', self.payload, 8)
+            self.flags = self.payload[13]
+        elif self.protocol == UDP:
+            self.sum, = struct.unpack_from('>H', self.payload, 6)
+
+    def wrong_sums(self):
+        """Which checksums are wrong."""
+        wrong = []
+        if self._head and checksum(self._head) != bytes(2):
+            wrong.append('IP')
+        if self.protocol == SCTP or self.protocol == UDP and not self.sum:
+            return wrong
+        pseudo = b'' if self.protocol == ICMP else self._pseudo + struct.pack(
+            '>II', len(self.payload), self.protocol)
+        if checksum(pseudo + self.payload) != bytes(2):
+            wrong.append('transport')
+        return wrong

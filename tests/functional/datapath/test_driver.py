@@ -376,7 +376,7 @@ class TestDriver(DriverCase):
                 key = layout.CtKey(endpoint, protocol, 0, 7, port,
                                    '10.50.0.77')
                 value = layout.Ct(time.monotonic_ns() - age * 10 ** 9, 0, 0,
-                                  0, 0, 0, 0, flags, 0, 0, 0)
+                                  0, 0, 0, 0, flags, 0)
                 return key.pack(), value.pack()
 
             replied = layout.CtFlag.REPLIED

@@ -207,7 +207,7 @@ class TestJudged(HopCase):
                     pod.number, p.UDP, 0 if version == 4 else 1, local,
                     remote, peer.address(version)).pack(), layout.Ct(
                         bench.now(), 0, 0, 0, 0, bench.EPOCH, 0, 0,
-                        direction, 0, 0).pack())
+                        direction).pack())
             self.send(REDIRECT, version, message, protocol=protocol)
             self.bench.endpoint(B, egress=DENY, fastpath=True)
             self.bench.next_epoch()

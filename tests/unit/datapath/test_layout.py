@@ -40,9 +40,15 @@ SAMPLES = {
     'kc_rs_group_key': layout.RsGroupKey(1, 2),
     'kc_rs_group': layout.RsGroup(1, 2, 3, 4, 5),
     'kc_ct_key': layout.CtKey(1, 6, 2, 80, 4000, 'fd00::1'),
-    'kc_ct': layout.Ct(1, 2, 3, 4, 5, 6, 7, 8, 1, 10, 11),
+    'kc_ct': layout.Ct(1, 2, 3, 4, 5, 6, 7, 8, 1, 10, 11, 'fd00::1'),
+    'kc_svc_key': layout.SvcKey(1, '10.0.0.1', 80, 6),
+    'kc_svc': layout.Svc(1, 2, 3, 4),
+    'kc_backend_key': layout.BackendKey(1, 2),
+    'kc_backend': layout.Backend('10.0.0.1', 80, MAC, 3),
+    'kc_affinity_key': layout.AffinityKey(1, '10.0.0.1'),
+    'kc_affinity': layout.Affinity(1, '10.0.0.1', 80),
     'kc_event': layout.Event(1, 2, 3, 4, 5, '10.0.0.1', '10.0.0.2', 6, 7,
-                             0x800, 17, 1, 3),
+                             0x800, 17, 1, 3, 8),
 }
 
 #: The members that hold the fields of a tuple, where one holds several.
@@ -50,7 +56,7 @@ MEMBERS = {
     'kc_cidr_key': ('space', 'addr'),
     'kc_bits': ('w', 'pages'),
     'kc_ct': ('last', 'bytes', 'bytes', 'packets', 'packets', 'epoch',
-              'rule_id', 'flags', 'direction', 'proxy_port', 'service'),
+              'rule_id', 'flags', 'direction', 'proxy_port', 'nat_port', 'nat'),
 }
 
 ENUMS = {
