@@ -42,6 +42,9 @@ _KEY = struct.Struct('=IB')
 _LAST = layout.U64
 _FLAGS = struct.Struct('=H')
 _FLAGS_AT = 40
+_NAT_PORT = struct.Struct('>H')
+_NAT_PORT_AT = 46
+_UDP = 17
 
 
 class Swept(NamedTuple):
@@ -59,6 +62,8 @@ def lifetime(protocol: int, flags: int, busy: bool) -> int:
     """After how many idle nanoseconds an entry has expired."""
     if flags & layout.CtFlag.TOMBSTONE:
         return TOMBSTONE
+    if flags & layout.CtFlag.HAIRPIN:
+        return TCP
     if protocol in _WITH_STATE:
         if flags & layout.CtFlag.CLOSING:
             return TCP_CLOSING
@@ -69,7 +74,8 @@ def lifetime(protocol: int, flags: int, busy: bool) -> int:
 
 
 def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
-          busy: bool = False) -> Swept:
+          busy: bool = False,
+          lost: frozenset[tuple[str, int]] = frozenset()) -> Swept:
     """Delete expired entries and those of endpoints that are gone.
 
     The count of connections by endpoint, which the quota is held against,
@@ -78,7 +84,11 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
 
     :param alive: whether an endpoint number is in use.
     :param busy: the last sweep left more than a share of BUSY.
+    :param lost: addresses and ports of backends that services have lost:
+        UDP flows to them by a service end, and begin anew elsewhere.
     """
+    lost = {layout.addr16(address) + struct.pack('>H', port)
+            for address, port in lost}
     counts: collections.Counter[int] = collections.Counter()
     removed = 0
     for table in (maps_.HALF_OPEN, maps_.CONNECTIONS):
@@ -90,8 +100,16 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
                 endpoint, protocol = _KEY.unpack_from(key)
                 idle = now - _LAST.unpack_from(value)[0]
                 flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
-                if not alive(endpoint) or idle > lifetime(
-                        protocol, flags, busy):
+                if not alive(endpoint):
+                    over = True
+                elif flags & layout.CtFlag.ALIAS:
+                    over = idle > OTHER_NEW and _astray(maps, key, value)
+                elif lost and protocol == _UDP and _leads_to(
+                        key, value, lost):
+                    over = True
+                else:
+                    over = idle > lifetime(protocol, flags, busy)
+                if over:
                     expired.append((key, value))
                 elif table == maps_.CONNECTIONS:
                     counts[endpoint] += 1
@@ -99,6 +117,23 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
     removed += _sweep_fragments(maps, alive)
     _write_counts(maps, counts)
     return Swept(counts.total(), removed)
+
+
+def _astray(maps, key, value):
+    """Whether the connection that an alias leads to is gone."""
+    flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
+    if flags & layout.CtFlag.HAIRPIN:
+        return False    # they are few, and recycled
+    alias, entry = layout.CtKey.unpack(key), layout.Ct.unpack(value)
+    main = alias._replace(rport=entry.nat_port, raddr=entry.nat).pack()
+    return not any(libbpf.map_lookup(maps.fd(table), main) for table in (
+        maps_.CONNECTIONS, maps_.HALF_OPEN))
+
+
+def _leads_to(key, value, lost):
+    """Whether a flow goes to one of these backends by a service."""
+    service = _NAT_PORT.unpack_from(value, _NAT_PORT_AT)[0]
+    return service and bytes(key[12:28]) + bytes(key[8:10]) in lost
 
 
 def _sweep_fragments(maps, alive):

@@ -34,6 +34,7 @@ _NUMBERS = {
     'network': (layout.Meta.NEXT_NETWORK, 1),
     'class': (layout.Meta.NEXT_CLASS, 16),
     'ruleset': (layout.Meta.NEXT_RULESET, rows.FIRST_RULESET),
+    'backends': (layout.Meta.NEXT_BACKENDS, 1),
 }
 
 #: Numbers reserved at a time: a lost one is never used, and that's all.

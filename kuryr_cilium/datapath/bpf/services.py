@@ -1,0 +1,197 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Services in the maps: written, turned, and cleared of what has gone."""
+
+import threading
+from typing import Callable, Mapping, Optional
+
+from kuryr_cilium.datapath.bpf import layout
+from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.datapath.bpf import maps as maps_
+from kuryr_cilium.datapath.bpf import writer as writer_
+from kuryr_cilium import exceptions
+from kuryr_cilium.lb import frontends
+from kuryr_cilium.lb import model
+from kuryr_cilium.lb import plan
+
+ADDRESSES = 'kc_svc'
+BACKENDS = 'kc_backend'
+AFFINITY = 'kc_affinity'
+
+#: The only scope.
+_SCOPE = 0
+#: The set of backends that holds by which addresses a pod sees itself.
+_SELF = 0
+_BATCH = 8192
+
+
+class Services:
+    """What services the pods of this node find. Safe for threads.
+
+    :param network: callable that returns the node's number of a network.
+    :param themselves: by which addresses, IPv4 and IPv6, a pod that reaches
+        itself through a service sees itself.
+    :param node_ports: the first and the last port of services on nodes.
+    """
+
+    def __init__(self, maps: maps_.Maps, writer: writer_.Writer, node: str,
+                 network: Callable[[str], int], themselves: tuple[str, str],
+                 node_ports: tuple[int, int]):
+        self._maps = maps
+        self._writer = writer
+        self._node = node
+        self._network = network
+        self._themselves = themselves
+        self._node_ports = node_ports
+        self._zone = ''
+        self._table: Optional[plan.Table] = None
+        self._lock = threading.Lock()
+        # Backends that services have lost since the last sweep.
+        self._left: set[tuple[int, str, int]] = set()
+
+    @property
+    def table(self) -> Optional[plan.Table]:
+        """What is in force; None before the first update."""
+        return self._table
+
+    def update(self, services: Mapping[str, model.Service],
+               zone: str) -> Mapping[str, str]:
+        """Bring services in force, whatever was before.
+
+        :param services: all of them, by id.
+        :param zone: the zone that this node is in, '' for none.
+        :returns: id of a service -> why it is refused.
+        :raises: exceptions.DatapathError; the next call begins anew.
+        """
+        with self._writer.lock:
+            anew = self._table is None or self._zone != zone
+            if anew:
+                self._zone = zone
+                self._table = plan.Table(
+                    self._node, zone,
+                    lambda: self._writer.allocate('backends'))
+            known = self._table.services
+            changed: dict[str, Optional[model.Service]] = {
+                name: service for name, service in services.items()
+                if known.get(name) is not service
+                and known.get(name) != service}
+            changed.update((name, None) for name in known.keys()
+                           - services.keys())
+            if not changed and not anew:
+                return self._table.refused
+            try:
+                self._carry_out(self._table.update(changed), anew)
+            except BaseException:
+                # What the maps hold is unknown now.
+                self._table = None
+                raise
+            return self._table.refused
+
+    def name(self, number: int) -> str:
+        """Id of the service with a number; '' if there is none."""
+        table = self._table
+        return table.names.get(number, '') if table else ''
+
+    def lost(self) -> frozenset[tuple[str, int]]:
+        """Backends that were lost since the last call; their clients go.
+
+        Affinity to them is forgotten here; flows are the caller's.
+        """
+        with self._lock:
+            left, self._left = self._left, set()
+        if left:
+            gone = [key for key, value in libbpf.map_items(
+                self._maps.fd(AFFINITY)) if self._leads_to(key, value, left)]
+            _each(gone, lambda part: libbpf.map_delete_batch(
+                self._maps.fd(AFFINITY), b''.join(part), len(part)))
+        return frozenset((address, port) for _, address, port in left)
+
+    def _leads_to(self, key, value, left):
+        value = layout.Affinity.unpack(value)
+        return (layout.AffinityKey.unpack(key).service, value.address,
+                value.port) in left
+
+    def _carry_out(self, planned, anew):
+        if anew:
+            self._begin()
+        self._write(BACKENDS, [
+            (layout.BackendKey(*key).pack(), self._backend(target))
+            for key, target in planned.backends.items()])
+        self._write(ADDRESSES, [
+            (_key(key), layout.Svc(*row).pack())
+            for key, row in planned.addresses.items()])
+        self._delete(ADDRESSES, [_key(key) for key in planned.gone])
+        with self._lock:
+            self._left |= planned.left
+        if anew:
+            self._purge()
+        elif planned.unused:
+            writer_.wait_for_packets()
+            self._delete(BACKENDS, [
+                layout.BackendKey(number, index).pack()
+                for number, count in planned.unused
+                for index in range(count)])
+
+    def _begin(self):
+        first, last = self._node_ports
+        self._maps.set_meta(layout.Meta.NODE_PORTS, first << 16 | last)
+        self._write(BACKENDS, [
+            (layout.BackendKey(_SELF, frontends.family(address)).pack(),
+             layout.Backend(address, 0, None, 0).pack())
+            for address in self._themselves])
+
+    def _purge(self):
+        """Delete what an earlier process has left."""
+        rows = {_key(key) for key in self._table.rows}
+        self._delete(ADDRESSES, [
+            bytes(key) for key, _ in libbpf.map_items(
+                self._maps.fd(ADDRESSES)) if bytes(key) not in rows])
+        sets = self._table.sets | {_SELF}
+        lost = [bytes(key) for key, _ in libbpf.map_items(
+            self._maps.fd(BACKENDS))
+            if layout.BackendKey.unpack(key).backends not in sets]
+        if lost:
+            writer_.wait_for_packets()
+            self._delete(BACKENDS, lost)
+
+    def _backend(self, target):
+        return layout.Backend(
+            target.address, target.port, target.mac or None,
+            self._network(target.network_id) if target.mac else 0).pack()
+
+    def _write(self, table, rows):
+        def write(part):
+            libbpf.map_update_batch(
+                self._maps.fd(table), b''.join(key for key, _ in part),
+                b''.join(value for _, value in part), len(part))
+        self._batched(table, rows, write)
+
+    def _delete(self, table, keys):
+        self._batched(table, keys, lambda part: libbpf.map_delete_batch(
+            self._maps.fd(table), b''.join(part), len(part)))
+
+    def _batched(self, table, rows, work):
+        try:
+            _each(rows, work)
+        except OSError as error:
+            raise exceptions.DatapathError(
+                reason=f'map {table} could not be written: {error.strerror}')
+
+
+def _each(rows, work):
+    for start in range(0, len(rows), _BATCH):
+        work(rows[start:start + _BATCH])
+
+
+def _key(key):
+    return layout.SvcKey(_SCOPE, *key).pack()
