@@ -37,6 +37,7 @@ from kuryr_cilium.agent import plug
 from kuryr_cilium.agent import pods
 from kuryr_cilium.agent import probe
 from kuryr_cilium.agent import report
+from kuryr_cilium.agent import services
 from kuryr_cilium.agent import sockets
 from kuryr_cilium.agent import store
 from kuryr_cilium.agent import sweep
@@ -120,15 +121,17 @@ class AgentService(service.Service):
         self._sweep_first()
         self._starting = 'bringing the view on disk in force'
         self._views.load()
+        if self._services is not None:
+            self._services.load()
         self._plugger.resume()
         self._monitor.start()
         # NOTE: what is called last here is the first to stop: no request and
         # no hint comes in any more, and calls to the controller end, before
         # the threads that make them are waited for.
         parts = (self._controller, self._leader, self._cni, self._api,
-                 self._views, self._pods, self._reporter, self._sweeper,
-                 self._hints)
-        for part in parts:
+                 self._views, self._services, self._pods, self._reporter,
+                 self._sweeper, self._hints)
+        for part in filter(None, parts):
             self._begin(undo, part)
         for part in (self._controller, self._leader, self._cni):
             undo.callback(part.stop)
@@ -148,7 +151,11 @@ class AgentService(service.Service):
             viewfile.ViewFile(state / 'view.json'),
             conf.agent.resync_interval, lambda: self._plugger.resume(),
             lambda: self._reporter.list_soon())
-        self._hints = rpc_server.HintServer(conf, host, self._views.hint)
+        self._services = services.Services(
+            host, self._controller, self._datapath,
+            viewfile.ViewFile(state / 'services.json'),
+            conf.agent.resync_interval) if conf.services.enabled else None
+        self._hints = rpc_server.HintServer(conf, host, self._hinted)
         self._plugger = plug.Plugger(
             self._binding, self._datapath, self._store, self._views,
             node_ips(conf))
@@ -185,6 +192,11 @@ class AgentService(service.Service):
         self._health = health.HealthServer(
             conf.agent.health_address, self._checks(), self._live)
 
+    def _hinted(self, epoch, changed):
+        self._views.hint(epoch, changed)
+        if self._services is not None:
+            self._services.hint(epoch, changed)
+
     def _begin(self, undo, part):
         part.start()
         undo.callback(part.stop)
@@ -212,6 +224,8 @@ class AgentService(service.Service):
             'openvswitch': lambda: probe.ovsdb(connection),
             'kubernetes': self._pods.check,
             'policy': self._views.trouble,
+            **({'services': self._services.trouble} if self._services
+               else {}),
             'messages': lambda: None if self._hints.listening else
             'no connection to RabbitMQ: see [DEFAULT] transport_url',
             'reports': self._reporter.check,
@@ -224,6 +238,8 @@ class AgentService(service.Service):
         parts = {'cni': self._cni, 'views': self._views, 'pods': self._pods,
                  'reports': self._reporter, 'sweeps': self._sweeper,
                  'monitor': self._monitor, 'api': self._api}
+        if self._services is not None:
+            parts['services'] = self._services
         dead = [name for name, part in parts.items() if not part.is_alive()]
         return 'ended: ' + ', '.join(dead) if dead else None
 

@@ -157,7 +157,7 @@ class Views:
         for key, digest in changed.items():
             held = self._held.get(key)
             if held is None and (digest is None or key.startswith(
-                    ('selector:', 'members:'))):
+                    ('selector:', 'members:', 'service:', 'node:'))):
                 continue
             if held is None or held.digest != digest:
                 self._wake.set()

@@ -34,6 +34,7 @@ from kuryr_cilium.controller import nodes
 from kuryr_cilium.controller import pods
 from kuryr_cilium.controller import poller
 from kuryr_cilium.controller import problems
+from kuryr_cilium.controller import services
 from kuryr_cilium.controller import term
 from kuryr_cilium.controller import views
 from kuryr_cilium import exceptions
@@ -47,6 +48,7 @@ from kuryr_cilium.neutron import client as neutron_client
 from kuryr_cilium.neutron import facts as neutron_facts
 from kuryr_cilium.neutron import ports as neutron_ports
 from kuryr_cilium.policy import kinds
+from kuryr_cilium.policy import world
 from kuryr_cilium.rpc import client as rpc_client
 from kuryr_cilium.rpc import server as rpc_server
 from kuryr_cilium.rpc import sync as rpc_sync
@@ -100,11 +102,14 @@ class Controller:
                                            self._events.event)
         self._conditions = conditions.Conditions(
             self._api, self._views.problems, self._elector.leads)
-        self._pager = rpc_sync.Pager(self._views.view, conf.rpc.page_objects,
-                                     conf.rpc.page_bytes)
+        self._services = services.Services(
+            self._services_changed, lambda: self._elector.epoch,
+            self._current, self._views.vif)
+        self._answers = Answers(conf, self._views.view, self._services.view)
+        self._pager = self._answers.policy
         self._sender = rpc_client.HintSender(conf)
-        self._server = rpc_server.ControllerServer(conf, self._pager)
-        self._hints = hints.Hints(self._send, self._views.pieces,
+        self._server = rpc_server.ControllerServer(conf, self._answers)
+        self._hints = hints.Hints(self._send, self._pieces,
                                   self._views.uses, self._pager.digest,
                                   self._nodes.listens, self._review)
         self._poller = poller.Poller(
@@ -112,8 +117,10 @@ class Controller:
         self._reflectors = [
             self._reflector(resources.NAMESPACES, self._views.namespace),
             self._reflector(resources.NODES, self._node_changed),
-            self._reflector(resources.SERVICES, self._views.service),
-            self._reflector(resources.ENDPOINT_SLICES, self._views.slice),
+            self._reflector(resources.SERVICES, self._views.service,
+                            self._services.service),
+            self._reflector(resources.ENDPOINT_SLICES, self._views.slice,
+                            self._services.slice),
             self._reflector(
                 resources.NETWORK_POLICIES,
                 self._policy_changed(resources.NETWORK_POLICIES)),
@@ -203,6 +210,16 @@ class Controller:
         if self._standing.is_set():
             self._hints.add(changes)
 
+    def _services_changed(self, keys):
+        self._changed(world.Changes(pieces=keys))
+
+    def _pieces(self, keys):
+        """What is sent under keys, of policy and of services."""
+        others = [key for key in keys
+                  if key.startswith(('service:', 'node:'))]
+        return {**self._services.pieces(others),
+                **self._views.pieces(set(keys).difference(others))}
+
     def _send(self, host, objects):
         self._sender.send(host, self._elector.epoch, objects)
 
@@ -237,6 +254,7 @@ class Controller:
     def _node_changed(self, change, obj):
         self._nodes.update(change, obj)
         self._views.node(change, obj)
+        self._services.node(change, obj)
         with self._lock:
             leading = self._term
         if leading is not None and change == reflector.DELETED:
@@ -274,6 +292,27 @@ class Controller:
             server.stop()
         if ended is not None:
             ended.stop()
+
+
+class Answers:
+    """What agents may ask any replica.
+
+    :param policy: as rpc.sync.Pager's view.
+    :param services: the same, of services.
+    """
+
+    def __init__(self, conf, policy, services):
+        self.policy, self._services = (
+            rpc_sync.Pager(view, conf.rpc.page_objects, conf.rpc.page_bytes)
+            for view in (policy, services))
+
+    def sync(self, ctxt, host, have=None, cursor=None):
+        """Answer what policy a node needs."""
+        return self.policy.sync(ctxt, host, have, cursor)
+
+    def services(self, ctxt, host, have=None, cursor=None, keys=None):
+        """Answer what services there are."""
+        return self._services.sync(ctxt, host, have, cursor, keys)
 
 
 def _lock_folder(host):

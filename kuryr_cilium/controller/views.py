@@ -20,7 +20,7 @@ open what is closed.
 
 import functools
 import threading
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Mapping, Optional
 
 from oslo_log import log as logging
 
@@ -28,6 +28,7 @@ from kuryr_cilium.controller import metrics
 from kuryr_cilium.k8s import reflector
 from kuryr_cilium.policy import kinds
 from kuryr_cilium.policy import world
+from kuryr_cilium import vif
 
 LOG = logging.getLogger(__name__)
 
@@ -148,6 +149,12 @@ class Views:
         """Whether a ruleset is in the view of a node."""
         with self._lock:
             return self._world.uses(host, ruleset_id)
+
+    def vif(self, address: str) -> Optional[vif.Facts]:
+        """The VIF of the pod that has an address."""
+        with self._lock:
+            pod = self._world.pod(address)
+        return pod.facts if pod else None
 
     def problems(self) -> Mapping[str, list]:
         """What can't be expressed: UID of a policy or pod -> Problems."""

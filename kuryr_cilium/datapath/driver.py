@@ -21,6 +21,7 @@ import abc
 import dataclasses
 from typing import Iterable, Iterator, Mapping, Optional
 
+from kuryr_cilium.lb import model as lb_model
 from kuryr_cilium.policy import model
 
 
@@ -72,6 +73,8 @@ class FlowEvent:
     :ivar reason: name of the drop reason ('' when allowed).
     :ivar protocol: IANA number; 0 where there is none (ARP, other frames).
     :ivar rule: names of the policies of the deciding group, if any.
+    :ivar service: id of the service that it was sent to, '' for none; the
+        destination is the backend.
     """
 
     time: float
@@ -85,6 +88,7 @@ class FlowEvent:
     source_port: int
     destination_port: int
     rule: tuple[str, ...] = ()
+    service: str = ''
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -202,6 +206,18 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def apply(self, view: model.View) -> Applied:
         """Bring a view in force, on open connections too."""
+
+    @abc.abstractmethod
+    def serve(self, found: Mapping[str, lb_model.Service],
+              node: lb_model.Node) -> Mapping[str, str]:
+        """Lead what pods send to services to their backends.
+
+        Open connections keep theirs.
+
+        :param found: all services, by id.
+        :param node: this node.
+        :returns: id of a service -> why it is refused (a limit).
+        """
 
     @abc.abstractmethod
     def events(self) -> Iterator[FlowEvent]:

@@ -89,3 +89,15 @@ class Service:
     def id(self) -> str:
         """``namespace/name``."""
         return '%s/%s' % (self.namespace, self.name)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Node:
+    """What a node has to know of itself to choose backends.
+
+    :ivar zone: its zone (label ``topology.kubernetes.io/zone``), '' for
+        none.
+    """
+
+    name: str
+    zone: str = ''

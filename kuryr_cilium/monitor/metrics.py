@@ -44,6 +44,16 @@ VIEW_APPLY_SECONDS = prometheus_client.Histogram(
     'kuryr_cilium_policy_view_apply_seconds',
     'Time to bring a changed view in force in the datapath.',
     buckets=(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5))
+SERVICE_OBJECTS = prometheus_client.Gauge(
+    'kuryr_cilium_services',
+    'Services, their ports and backends on this node, by kind.', ['kind'])
+SERVICES_REFUSED = prometheus_client.Gauge(
+    'kuryr_cilium_services_refused',
+    'Services whose addresses are not served: a limit was exceeded.')
+SERVICES_APPLY_SECONDS = prometheus_client.Histogram(
+    'kuryr_cilium_services_apply_seconds',
+    'Time to bring changed services in force in the datapath.',
+    buckets=(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5))
 SYNCS = prometheus_client.Counter(
     'kuryr_cilium_policy_syncs_total',
     'Comparisons of the policy view with the controller, by result: '

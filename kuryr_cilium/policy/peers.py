@@ -90,6 +90,10 @@ class Peers:
         """The numbers of a named port that is watched."""
         return self._named.numbers(key)
 
+    def pod(self, address: str) -> Optional[pods_.Pod]:
+        """The pod that has an address."""
+        return self.pods.get(self._owners.owner(address))
+
     def set_pod(self, pod: pods_.Pod, touched: Touched) -> None:
         """A pod is new or different."""
         before = self._pods.get(pod.uid)

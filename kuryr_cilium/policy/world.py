@@ -220,6 +220,10 @@ class World:
         """Whether a node has endpoints that a ruleset judges."""
         return host in self._inuse.hosts(ruleset_id)
 
+    def pod(self, address: str) -> Optional[pods.Pod]:
+        """The pod that has an address."""
+        return self._peers.pod(address)
+
     def hosts(self) -> frozenset[str]:
         """Nodes that have endpoints."""
         return frozenset(self._local)

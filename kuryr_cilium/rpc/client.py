@@ -123,6 +123,26 @@ class ControllerClient(_Caller):
                                        reason=str(error)) from error
 
 
+    def services(self, host: str, have: typing.Mapping,
+                 keys: typing.Optional[typing.Iterable[str]] = None
+                 ) -> sync.SyncResult:
+        """Ask for the services that differ from what a node has.
+
+        :param have: digest by key of what it has, of what is asked about.
+        :param keys: what is asked about; None: everything.
+        :raises: exceptions.RPCFailed; what was received until then is lost.
+        """
+        keys = None if keys is None else sorted(keys)
+        try:
+            return sync.collect(
+                lambda known, cursor: self._call(
+                    'services', host=host, have=known, cursor=cursor,
+                    keys=keys), have)
+        except exceptions.InvalidWireObject as error:
+            raise exceptions.RPCFailed(method='services', topic=self.topic,
+                                       reason=str(error)) from error
+
+
 class LeaderClient(_Caller):
     """An agent's reports to the leader; each is acknowledged."""
 

@@ -30,15 +30,18 @@ import sys
 import typing
 
 from kuryr_cilium import exceptions
+from kuryr_cilium.lb import model as lb_model
 from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
+from kuryr_cilium.rpc import services
+from kuryr_cilium.rpc import types
 
 VERSION = '1.0'
 #: Of selectors with a block, in parts, or with members that are no pods.
 VERSION_PEERS = '2.0'
 
 Object = typing.Union[model.Selector, model.Members, model.RuleSet,
-                      model.Endpoint]
+                      model.Endpoint, lb_model.Service, lb_model.Node]
 
 _MAJORS = {version.split('.')[0] for version in (VERSION, VERSION_PEERS)}
 
@@ -53,7 +56,7 @@ _ENDPOINT_TEXTS = ('uid', 'namespace', 'name', 'host', 'vif_id', 'mac',
 
 
 def key(obj: Object) -> str:
-    """``selector:ID``, ``ruleset:ID``, ``endpoint:UID``, ``members:ID/N``."""
+    """``selector:ID``, ``members:ID/N``, ``service:NAMESPACE/NAME`` ..."""
     kind = _kind_of(obj)
     return '%s:%s' % (kind, getattr(obj, _KINDS[kind].identity))
 
@@ -110,24 +113,8 @@ def _kind_of(obj):
     raise TypeError('no wire form for %s' % type(obj).__name__)
 
 
-def _typed(value, cls):
-    """A value that must be of a JSON type; bool is not taken for a number."""
-    if not isinstance(value, cls) or (
-            isinstance(value, bool) and cls is not bool):
-        raise ValueError('%.64r is not of type %s' % (value, cls.__name__))
-    return value
-
-
-def _text(wire, field):
-    return _typed(wire[field], str)
-
-
-def _texts(values):
-    return tuple(_typed(value, str) for value in _typed(values, list))
-
-
 def _count(value, field):
-    if _typed(value, int) < 0:
+    if types.typed(value, int) < 0:
         raise ValueError('%s %d is negative' % (field, value))
     return value
 
@@ -166,9 +153,9 @@ def _dump_member(member):
 
 def _load_selector(wire):
     return model.Selector(
-        _text(wire, 'id'), _text(wire, 'definition'),
+        types.text(wire, 'id'), types.text(wire, 'definition'),
         tuple(_load_member(member)
-              for member in _typed(wire['members'], list)),
+              for member in types.typed(wire['members'], list)),
         _load_block(wire['block']) if 'block' in wire else None,
         _count(wire.get('parts', 0), 'parts'))
 
@@ -178,7 +165,7 @@ def _load_member(wire):
     # what is no text can't be interned.
     return model.Member(
         sys.intern(wire['uid']),
-        tuple(map(sys.intern, _typed(wire['addresses'], list))),
+        tuple(map(sys.intern, types.typed(wire['addresses'], list))),
         _load_entity(wire['entity']) if 'entity' in wire
         else entities.Entity.POD)
 
@@ -193,9 +180,10 @@ def _load_entity(value):
 
 def _load_block(wire):
     return model.Block(
-        _network(_text(wire, 'cidr'), 'cidr'),
-        tuple(_network(text, 'except') for text in _texts(wire['except'])),
-        _typed(wire['outside'], bool))
+        _network(types.text(wire, 'cidr'), 'cidr'),
+        tuple(_network(text, 'except')
+              for text in types.texts(wire['except'])),
+        types.typed(wire['outside'], bool))
 
 
 def _network(text, field):
@@ -233,9 +221,11 @@ def _dump_group(group):
 
 def _load_ruleset(wire):
     return model.RuleSet(
-        _text(wire, 'id'), model.Direction(wire['direction']),
-        tuple(_load_group(group) for group in _typed(wire['groups'], list)),
-        tuple(_texts(names) for names in _typed(wire['names'], list)))
+        types.text(wire, 'id'), model.Direction(wire['direction']),
+        tuple(_load_group(group)
+              for group in types.typed(wire['groups'], list)),
+        tuple(types.texts(names)
+              for names in types.typed(wire['names'], list)))
 
 
 def _load_group(wire):
@@ -243,17 +233,18 @@ def _load_group(wire):
     # would mean "any".
     peers, ports = wire['peers'], wire['ports']
     return model.RuleGroup(
-        model.Tier[_text(wire, 'tier').upper()],
-        _typed(wire['priority'], int), model.Verdict(wire['verdict']),
-        None if peers is None else frozenset(_texts(peers)),
+        model.Tier[types.text(wire, 'tier').upper()],
+        types.typed(wire['priority'], int), model.Verdict(wire['verdict']),
+        None if peers is None else frozenset(types.texts(peers)),
         None if ports is None else frozenset(
-            _load_ports(entry) for entry in _typed(ports, list)),
-        _typed(wire['l7set'], int))
+            _load_ports(entry) for entry in types.typed(ports, list)),
+        types.typed(wire['l7set'], int))
 
 
 def _load_ports(wire):
     ports = model.PortRange(*(
-        _typed(wire[field], int) for field in ('protocol', 'first', 'last')))
+        types.typed(wire[field], int)
+        for field in ('protocol', 'first', 'last')))
     if not (0 <= ports.protocol <= 255 and
             0 <= ports.first <= ports.last <= 65535):
         raise ValueError('%s is not a range of ports' % (ports,))
@@ -269,9 +260,9 @@ def _dump_endpoint(endpoint):
 
 def _load_endpoint(wire):
     return model.Endpoint(
-        addresses=_texts(wire['addresses']),
-        fastpath=_typed(wire['fastpath'], bool),
-        **{field: _text(wire, field) for field in _ENDPOINT_TEXTS})
+        addresses=types.texts(wire['addresses']),
+        fastpath=types.typed(wire['fastpath'], bool),
+        **{field: types.text(wire, field) for field in _ENDPOINT_TEXTS})
 
 
 def _dump_members(part):
@@ -284,9 +275,9 @@ def _dump_members(part):
 
 def _load_members(wire):
     return model.Members(
-        _text(wire, 'selector'), _count(wire['number'], 'number'),
+        types.text(wire, 'selector'), _count(wire['number'], 'number'),
         tuple(_load_member(member)
-              for member in _typed(wire['members'], list)))
+              for member in types.typed(wire['members'], list)))
 
 
 class _Codec(typing.NamedTuple):
@@ -302,4 +293,7 @@ _KINDS = {
     'ruleset': _Codec(model.RuleSet, 'id', _dump_ruleset, _load_ruleset),
     'endpoint': _Codec(model.Endpoint, 'uid', _dump_endpoint,
                        _load_endpoint),
+    'service': _Codec(lb_model.Service, 'id', services.dump, services.load),
+    'node': _Codec(lb_model.Node, 'name', services.dump_node,
+                   services.load_node),
 }

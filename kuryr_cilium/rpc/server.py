@@ -109,6 +109,10 @@ class _ControllerEndpoint(_Endpoint):
     def sync(self, ctxt, host, have=None, cursor=None):
         return self._handler.sync(ctxt, host, have=have, cursor=cursor)
 
+    def services(self, ctxt, host, have=None, cursor=None, keys=None):
+        return self._handler.services(ctxt, host, have=have, cursor=cursor,
+                                      keys=keys)
+
 
 class _LeaderEndpoint(_Endpoint):
 
@@ -138,15 +142,16 @@ class _AgentEndpoint(_Endpoint):
 class ControllerServer(_Server):
     """Answers sync; every replica of the controller has one."""
 
-    def __init__(self, conf, sync_endpoint):
+    def __init__(self, conf, endpoint):
         """Initialise a server.
 
-        :param sync_endpoint: has sync(ctxt, host, have, cursor), as
+        :param endpoint: has sync(ctxt, host, have, cursor) and
+            services(ctxt, host, have, cursor, keys), which answer as
             rpc.sync.Pager does.
         """
         super().__init__(
             conf, transport.CONTROLLER, conf.oslo_messaging_rabbit.hostname,
-            _ControllerEndpoint(lambda: self._stop.is_set(), sync_endpoint))
+            _ControllerEndpoint(lambda: self._stop.is_set(), endpoint))
 
 
 class LeaderServer(_Server):

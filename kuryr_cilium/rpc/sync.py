@@ -73,11 +73,12 @@ class Pager:
         self._page_bytes = page_bytes
         self._digests = {}
 
-    def sync(self, ctxt, host, have=None, cursor=None):
+    def sync(self, ctxt, host, have=None, cursor=None, keys=None):
         """Answer a node's sync.
 
         :param have: digest by key of what the node has.
         :param cursor: of the last page; for the log only.
+        :param keys: what is asked about; None: everything.
         """
         have = have or {}
         epoch, synced, view = self._view(host)
@@ -86,6 +87,8 @@ class Pager:
         if not synced:
             return answer
         answer['removed'] = sorted(have.keys() - view.keys())
+        if keys is not None:
+            view = {key: view[key] for key in keys if key in view}
         size, last = 0, None
         for key, obj in view.items():
             if have.get(key) == self.digest(key, obj):

@@ -12,7 +12,7 @@
 
 """Connections: what has expired goes, and is counted anew.
 
-The programs judge by the same times (kc_ct.h): an entry that is past them
+The programs judge by the same times (kc_conn.h): an entry that is past them
 is no connection any more, wherever it still lies.
 """
 

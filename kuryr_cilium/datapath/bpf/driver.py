@@ -35,9 +35,11 @@ from kuryr_cilium.datapath.bpf import loader
 from kuryr_cilium.datapath.bpf import maps
 from kuryr_cilium.datapath.bpf import plan
 from kuryr_cilium.datapath.bpf import rows
+from kuryr_cilium.datapath.bpf import services
 from kuryr_cilium.datapath.bpf import writer
 from kuryr_cilium.datapath import driver
 from kuryr_cilium import exceptions
+from kuryr_cilium.lb import model as lb_model
 from kuryr_cilium.linux import netlink
 from kuryr_cilium.policy import model
 
@@ -65,6 +67,7 @@ class BPFDriver(driver.Driver):
 
     def __init__(self, conf):
         self._conf = conf.datapath
+        self._services_conf = conf.services
         self._limits = limits.Limits()
         self._stopped = threading.Event()
         self._dirty = threading.Event()
@@ -97,6 +100,12 @@ class BPFDriver(driver.Driver):
         self._maps.set_meta(layout.Meta.CT_QUOTA, int(capacity * _QUOTA))
         self._maps.set_meta(layout.Meta.EVENT_RATE, self._conf.event_rate)
         self._planner = plan.Planner(self._writer.allocate, self._limits)
+        self._services = services.Services(
+            self._maps, self._writer, self._network, (
+                self._services_conf.self_address4,
+                self._services_conf.self_address6),
+            tuple(map(int, self._services_conf.node_ports.split('-'))))
+        self._names.service = self._services.name
         self._links.update()
         self._collector = threading.Thread(
             target=self._collect, name='kc-collector', daemon=True)
@@ -182,6 +191,12 @@ class BPFDriver(driver.Driver):
             self._view = view
             planned = self._bring_in_force()
             return driver.Applied(self._writer.epoch(), planned.denied)
+
+    def serve(self, found: Mapping[str, lb_model.Service],
+              node: lb_model.Node) -> Mapping[str, str]:
+        refused = self._services.update(found, node)
+        self._dirty.set()
+        return refused
 
     def events(self) -> Iterator[driver.FlowEvent]:
         return events.read(self._maps.fd(maps.EVENTS), self._names,
@@ -296,16 +311,21 @@ class BPFDriver(driver.Driver):
                 for name, number in self._planner.live.items()}
 
     def _add(self, attachment, found, number, active):
-        network = self._networks.get(attachment.network_id)
-        if network is None:
-            network = self._writer.allocate('network')
-            self._networks[attachment.network_id] = network
+        network = self._network(attachment.network_id)
         self._attachments[attachment.vif_id] = attachment
         self._locals[attachment.vif_id] = endpoints.Local(
             number, attachment.uid, attachment.vif_id, found.kc, found.kq,
             attachment.mac, attachment.addresses, network,
             attachment.gateway_macs, active)
         self._names.add_endpoint(number, attachment.uid)
+
+    def _network(self, network_id):
+        """This process's number of a network."""
+        number = self._networks.get(network_id)
+        if number is None:
+            number = self._writer.allocate('network')
+            self._networks[network_id] = number
+        return number
 
     def _forget(self, vif_id):
         """Leave an interface to the next plan, which deletes its rows."""
@@ -397,7 +417,8 @@ class BPFDriver(driver.Driver):
         # its endpoint's row: one that has no row now is gone for good.
         alive = functools.cache(
             lambda number: self._maps.endpoint(number) is not None)
-        swept = conntrack.sweep(self._maps, alive, self._busy)
+        swept = conntrack.sweep(self._maps, alive, self._busy,
+                                self._services.lost())
         self._busy = swept.live > self._capacity * conntrack.BUSY
 
 

@@ -16,7 +16,7 @@ import collections
 import ipaddress
 import threading
 import time
-from typing import Iterator
+from typing import Callable, Iterator
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
@@ -34,6 +34,8 @@ class Names:
     """What numbers of the datapath stand for, for some time after too."""
 
     def __init__(self):
+        #: Number of a service -> its id, '' if there is none.
+        self.service: Callable[[int], str] = lambda number: ''
         self._lock = threading.Lock()
         self._endpoints = collections.OrderedDict()
         self._rulesets = collections.OrderedDict()
@@ -81,7 +83,8 @@ def translate(event: layout.Event, names: Names,
         protocol=event.protocol if event.ethertype in _ETHERTYPES_IP else 0,
         source_port=event.source_port,
         destination_port=event.destination_port,
-        rule=names.rule(event.ruleset, event.bit))
+        rule=names.rule(event.ruleset, event.bit),
+        service=names.service(event.service) if event.service else '')
 
 
 def reason_text(number: int) -> str:

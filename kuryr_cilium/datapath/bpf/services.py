@@ -44,16 +44,15 @@ class Services:
     :param node_ports: the first and the last port of services on nodes.
     """
 
-    def __init__(self, maps: maps_.Maps, writer: writer_.Writer, node: str,
+    def __init__(self, maps: maps_.Maps, writer: writer_.Writer,
                  network: Callable[[str], int], themselves: tuple[str, str],
                  node_ports: tuple[int, int]):
         self._maps = maps
         self._writer = writer
-        self._node = node
         self._network = network
         self._themselves = themselves
         self._node_ports = node_ports
-        self._zone = ''
+        self._node: Optional[model.Node] = None
         self._table: Optional[plan.Table] = None
         self._lock = threading.Lock()
         # Backends that services have lost since the last sweep.
@@ -65,20 +64,20 @@ class Services:
         return self._table
 
     def update(self, services: Mapping[str, model.Service],
-               zone: str) -> Mapping[str, str]:
+               node: model.Node) -> Mapping[str, str]:
         """Bring services in force, whatever was before.
 
         :param services: all of them, by id.
-        :param zone: the zone that this node is in, '' for none.
+        :param node: this one.
         :returns: id of a service -> why it is refused.
         :raises: exceptions.DatapathError; the next call begins anew.
         """
         with self._writer.lock:
-            anew = self._table is None or self._zone != zone
+            anew = self._table is None or self._node != node
             if anew:
-                self._zone = zone
+                self._node = node
                 self._table = plan.Table(
-                    self._node, zone,
+                    node.name, node.zone,
                     lambda: self._writer.allocate('backends'))
             known = self._table.services
             changed: dict[str, Optional[model.Service]] = {

@@ -29,6 +29,7 @@ import fixtures
 from oslo_config import cfg
 
 from kuryr_cilium.conf import datapath as conf
+from kuryr_cilium.conf import services as services_conf
 from kuryr_cilium.datapath.bpf import driver as bpf
 from kuryr_cilium.datapath import driver
 from kuryr_cilium.linux import netns
@@ -175,6 +176,7 @@ class Scene(fixtures.Fixture):
 def make_conf(pin_dir, cache_dir):
     made = cfg.ConfigOpts()
     conf.register_opts(made)
+    services_conf.register_opts(made)
     made([])
     made.set_override('pin_dir', pin_dir, 'datapath')
     made.set_override('cache_dir', cache_dir, 'datapath')

@@ -39,7 +39,7 @@ class TestLifetime(base.TestCase):
                 protocol, flags, busy), (protocol, flags, busy))
 
     def test_programs_have_the_same_times(self):
-        with open(loader._SOURCES + '/kc_ct.h') as stream:
+        with open(loader._SOURCES + '/kc_conn.h') as stream:
             found = dict(re.findall(
                 r'#define KC_LIFE_(\w+) \((\d+) \* KC_SECOND\)',
                 stream.read()))

@@ -56,7 +56,8 @@ MEMBERS = {
     'kc_cidr_key': ('space', 'addr'),
     'kc_bits': ('w', 'pages'),
     'kc_ct': ('last', 'bytes', 'bytes', 'packets', 'packets', 'epoch',
-              'rule_id', 'flags', 'direction', 'proxy_port', 'nat_port', 'nat'),
+              'rule_id', 'flags', 'direction', 'proxy_port', 'nat_port',
+              'nat'),
 }
 
 ENUMS = {

@@ -1,0 +1,55 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Options of services."""
+
+from oslo_config import cfg
+from oslo_config import types
+
+GROUP = cfg.OptGroup(
+    'services', title='Services',
+    help='Addresses of services that pods ask.')
+
+OPTS = [
+    cfg.BoolOpt(
+        'enabled', default=True,
+        help='Lead what pods send to the address of a service to one of its '
+             'backends, on the pod\'s own link. Switched off, the agent '
+             'knows of no service, and something else on the way of the '
+             'packets has to; kube-proxy alone is not, as it sees only what '
+             'the node itself routes.'),
+    cfg.Opt(
+        'node_ports', default='30000-32767',
+        type=types.String(regex=r'^\d{1,5}-\d{1,5}$'),
+        help='The range of ports that the API server gives to services on '
+             'nodes (its --service-node-port-range).'),
+    cfg.Opt(
+        'self_address4', default='169.254.42.1',
+        type=types.IPAddress(version=4),
+        help='The address under which a pod that asks a service, and is its '
+             'backend, sees itself. It must be nobody\'s.'),
+    cfg.Opt(
+        'self_address6', default='fd6b:632d:7365:6c66::1',
+        type=types.IPAddress(version=6),
+        help='The same for IPv6.'),
+]
+
+
+def register_opts(conf):
+    """Register the options of the group [services]."""
+    conf.register_group(GROUP)
+    conf.register_opts(OPTS, group=GROUP)
+
+
+def list_opts():
+    """The options by group, for oslo-config-generator."""
+    return {GROUP: OPTS}
