@@ -122,7 +122,6 @@ class ControllerClient(_Caller):
             raise exceptions.RPCFailed(method='sync', topic=self.topic,
                                        reason=str(error)) from error
 
-
     def services(self, host: str, have: typing.Mapping,
                  keys: typing.Optional[typing.Iterable[str]] = None
                  ) -> sync.SyncResult:

@@ -41,10 +41,13 @@ PACKAGES = (
     'radvd', 'runc', 'tcpdump', 'util-linux')
 KUBE_TOOLS = ('etcd', 'kube-apiserver', 'kube-controller-manager',
               'kube-scheduler', 'kubelet', 'kubectl')
+#: Programs that run in containers.
+IMAGES = ('agnhost', 'pause', 'coredns')
 POLICY = pathlib.Path('/usr/sbin/policy-rc.d')
 GO_ENV = {'CGO_ENABLED': '0', 'GOFLAGS': '-trimpath'}
 REQUIREMENTS = settings.LAB / 'neutron-requirements.txt'
 MODULE = settings.LAB / 'kube'
+DNS_MODULE = settings.LAB / 'dns'
 
 
 def command(*argv, cwd=None, env=None):
@@ -152,7 +155,7 @@ def found_tools(folder=None):
         in PATH whose version is the right one.
     """
     found = {}
-    for name in (*KUBE_TOOLS, 'agnhost', 'pause'):
+    for name in (*KUBE_TOOLS, *IMAGES):
         if folder:
             path = pathlib.Path(folder).absolute() / name
             if os.access(path, os.X_OK):
@@ -176,11 +179,12 @@ def _right_version(name, path):
 
 
 def build_programs(lab, found):
-    """The Kubernetes programs, agnhost and pause, from the Go module."""
-    programs = [('agnhost', 'k8s.io/kubernetes/test/images/agnhost'),
-                ('pause', './cmd/pause')]
+    """The Kubernetes programs, agnhost, pause and CoreDNS, from Go modules."""
+    programs = [('agnhost', 'k8s.io/kubernetes/test/images/agnhost', MODULE),
+                ('pause', './cmd/pause', MODULE),
+                ('coredns', '.', DNS_MODULE)]
     if not all(name in found for name in KUBE_TOOLS):
-        programs.insert(0, ('kube', './cmd/kube'))
+        programs.insert(0, ('kube', './cmd/kube', MODULE))
     programs = [p for p in programs if p[0] not in found]
     if not programs:
         return
@@ -189,7 +193,7 @@ def build_programs(lab, found):
         raise settings.LabError(
             'Go is not installed: install the version that '
             f'{MODULE}/go.mod names, or give --kube-bin a folder with '
-            f'{", ".join(KUBE_TOOLS)}, agnhost and pause')
+            f'{", ".join((*KUBE_TOOLS, *IMAGES))}')
     version = settings.KUBERNETES
     major, minor, _ = version[1:].split('.')
     package = 'k8s.io/component-base/version'
@@ -199,22 +203,22 @@ def build_programs(lab, found):
                     'GOMODCACHE': str(lab.cache / 'go-mod')}
     go_version = command(go, 'version', cwd=MODULE, env=env)
 
-    def make(name, package):
+    def make(name, package, module):
         command(go, 'build', '-buildvcs=false', f'-ldflags={flags}', '-o',
-                lab.bin / name, package, cwd=MODULE, env=env)
+                lab.bin / name, package, cwd=module, env=env)
         for tool in KUBE_TOOLS if name == 'kube' else ():
             link = lab.bin / tool
             link.unlink(missing_ok=True)
             link.symlink_to('kube')
 
-    for name, package in programs:
-        once(lab, name, f'Go: {name}', digest(MODULE, flags, go_version),
-             lambda: make(name, package), [lab.bin / name])
+    for name, package, module in programs:
+        once(lab, name, f'Go: {name}', digest(module, flags, go_version),
+             lambda: make(name, package, module), [lab.bin / name])
 
 
 def build_images(lab, found):
     programs = {name: found.get(name) or str(lab.bin / name)
-                for name in ('pause', 'agnhost')}
+                for name in IMAGES}
     times = [os.stat(p).st_mtime_ns for p in programs.values()]
     once(lab, 'images', 'images', digest(
         settings.LAB / 'kclab' / 'images.py', *programs.values(), *times),

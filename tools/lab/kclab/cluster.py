@@ -195,6 +195,10 @@ class Start:
             ui.wait_for(
                 lambda: all(self.cluster.ready(n) for n in self.lab.nodes),
                 120, 'the nodes to be Ready', check=self._check)
+        if not self.bare:
+            with ui.step('DNS of the cluster'):
+                ui.wait_for(lambda: product.dns_answers(self.lab), 120,
+                            'CoreDNS to be ready', check=self._check)
 
     def _check(self):
         for part in self.cluster.parts.values():

@@ -186,6 +186,15 @@ def ready_nodes(lab):
                    for c in n['status'].get('conditions', []))}
 
 
+def available(lab, namespace, name):
+    """Whether a Deployment has as many pods available as it wants."""
+    found = get(lab, f'/apis/apps/v1/namespaces/{namespace}/deployments/'
+                     f'{name}')
+    return found is not None and (
+        found['spec']['replicas'] ==
+        found['status'].get('availableReplicas', 0))
+
+
 def reported(lab, node):
     """When a node's kubelet last reported: seconds since the epoch."""
     lease = get(lab, '/apis/coordination.k8s.io/v1/namespaces/'

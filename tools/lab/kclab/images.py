@@ -79,11 +79,13 @@ def make(target, name, files, entrypoint, links=None):
 def make_all(lab, programs):
     """The images of the lab: NAME.tar holds localhost/NAME:1.
 
-    :param programs: {'pause': path, 'agnhost': path}.
+    :param programs: {'pause': path, 'agnhost': path, 'coredns': path}.
     """
     lab.images.mkdir(parents=True, exist_ok=True)
     make(lab.images / 'pause.tar', 'localhost/pause:1',
          {'/pause': programs['pause']}, ['/pause'])
+    make(lab.images / 'coredns.tar', 'localhost/coredns:1',
+         {'/coredns': programs['coredns']}, ['/coredns'])
     make(lab.images / 'agnhost.tar', 'localhost/agnhost:1',
          {'/agnhost': programs['agnhost'], '/bin/busybox': '/bin/busybox'},
          ['/agnhost'], {f'/bin/{name}': 'busybox' for name in APPLETS})

@@ -149,7 +149,8 @@ def _kubelet(lab, node):
         root = machine.root(lab, node)
         settings.write(
             root / 'var/lib/kubelet/config.yaml', settings.template(
-                'kubelet.yaml.in', cgroup=settings.CGROUP, name=node.name))
+                'kubelet.yaml.in', cgroup=settings.CGROUP, name=node.name,
+                dns=settings.DNS_IP))
         config = (lab.kube / f'{node.name}.conf').read_text()
         ca = '/etc/kubernetes/ca.crt'
         settings.write(root / 'etc/kubernetes/kubelet.conf', config.replace(

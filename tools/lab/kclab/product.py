@@ -42,11 +42,19 @@ def bpf_object(lab):
 
 
 def apply_manifests(lab):
-    """The kinds of policy, the service accounts and what they may do."""
+    """Kinds of policy, service accounts and what they may do, DNS."""
     deploy = lab.clone / 'deploy'
+    dns = lab.state / 'dns.yaml'
+    settings.write(dns, settings.template(
+        'dns.yaml.in', ip=settings.DNS_IP, ip6=settings.DNS_IP6))
     controlplane.apply(lab, deploy / 'base' / 'rbac.yaml',
-                       deploy / 'base' / 'admission.yaml')
+                       deploy / 'base' / 'admission.yaml', dns)
     controlplane.apply_folder(lab, deploy / 'crds')
+
+
+def dns_answers(lab):
+    """Whether CoreDNS is ready; as many replicas as are wanted, 0 too."""
+    return controlplane.available(lab, NAMESPACE, 'coredns')
 
 
 def _token(lab, account, path):
