@@ -25,12 +25,17 @@ from kuryr_cilium.lb import model
 
 #: The label of an EndpointSlice that says of which service it is.
 SERVICE_NAME = 'kubernetes.io/service-name'
+#: The label of a service that another proxy than the cluster's serves.
+PROXY_NAME = 'service.kubernetes.io/service-proxy-name'
 
 PROTOCOLS = {'TCP': 6, 'UDP': 17, 'SCTP': 132}
 SCTP = 132
 
 #: Seconds of ``sessionAffinityConfig.clientIP`` if it says nothing.
 AFFINITY = 10800
+
+_SCTP = ('spec.ports: %s %d is SCTP, whose ports can not be rewritten: use '
+         'the same number for %s and targetPort')
 
 
 class Services:
@@ -110,7 +115,10 @@ class Services:
 
     def _settle(self, name):
         before = self._services.get(name)
-        uid = max(self._uids.get(name, ()), key=lambda uid: (
+        uids = self._uids.get(name, ())
+        for uid in uids:
+            self._problems.pop(uid, None)
+        uid = max(uids, key=lambda uid: (
             self._objects[uid]['metadata'].get('creationTimestamp') or '',
             uid), default=None)
         now = None if uid is None else self._service(uid, name)
@@ -125,10 +133,10 @@ class Services:
     def _service(self, uid, name):
         obj = self._objects[uid]
         spec = obj.get('spec') or {}
-        self._problems.pop(uid, None)
         addresses = _addresses(spec.get('clusterIPs') or
                                [spec.get('clusterIP')])
-        if not addresses or spec.get('type') == 'ExternalName':
+        if (not addresses or spec.get('type') == 'ExternalName'
+                or PROXY_NAME in (obj['metadata'].get('labels') or {})):
             return None
         affinity = 0
         if spec.get('sessionAffinity') == 'ClientIP':
@@ -138,21 +146,8 @@ class Services:
         status = (obj.get('status') or {}).get('loadBalancer') or {}
         balancers = [item.get('ip') for item in status.get('ingress') or ()
                      if item.get('ipMode') != 'Proxy']
-        ports = []
-        for item in spec.get('ports') or ():
-            protocol = PROTOCOLS.get(item.get('protocol') or 'TCP')
-            port_name = item.get('name') or ''
-            backends = tuple(sorted(set(self._backends(
-                name, port_name, protocol))))
-            if protocol == SCTP and any(backend.port != item['port']
-                                        for backend in backends):
-                self._problems[uid] = (
-                    'spec.ports: port %d is SCTP, whose ports can not be '
-                    'rewritten: use the same number for port and targetPort'
-                    % item['port'])
-                continue
-            ports.append(model.Port(port_name, protocol, item['port'],
-                                    item.get('nodePort') or 0, backends))
+        ports = [self._port(uid, name, item)
+                 for item in spec.get('ports') or ()]
         return model.Service(
             namespace=obj['metadata']['namespace'],
             name=obj['metadata']['name'],
@@ -162,6 +157,27 @@ class Services:
                                  *balancers]),
             ports=tuple(sorted(ports)), affinity=affinity,
             internal_local=spec.get('internalTrafficPolicy') == 'Local')
+
+    def _port(self, uid, name, item):
+        protocol = PROTOCOLS.get(item.get('protocol') or 'TCP')
+        node_port = item.get('nodePort') or 0
+        # An endpoint may be in several slices while it moves between them.
+        unique: dict[tuple[str, int], model.Backend] = {}
+        for backend in sorted(
+                self._backends(name, item.get('name') or '', protocol),
+                key=lambda backend: (backend.draining, backend)):
+            unique.setdefault((backend.address, backend.port), backend)
+        if protocol == SCTP:
+            numbers = {port for _, port in unique}
+            if node_port and numbers - {node_port}:
+                self._problems[uid] = _SCTP % ('nodePort', node_port,
+                                               'nodePort')
+                node_port = 0
+            if numbers - {item['port']}:
+                self._problems[uid] = _SCTP % ('port', item['port'], 'port')
+                unique = {}
+        return model.Port(item.get('name') or '', protocol, item['port'],
+                          node_port, tuple(sorted(unique.values())))
 
     def _backends(self, name, port_name, protocol) -> Iterator[model.Backend]:
         for uid in self._of.get(name, ()):
@@ -178,8 +194,7 @@ class Services:
     def _backend(self, endpoint, port):
         conditions = endpoint.get('conditions') or {}
         ready = conditions.get('ready') is not False
-        serving = conditions.get('serving')
-        serving = ready if serving is None else serving
+        serving = conditions.get('serving') is not False
         if not ready and not (serving and conditions.get('terminating')):
             return
         # All the addresses of an endpoint are the same one's: the first.
@@ -217,5 +232,9 @@ def _addresses(texts):
         except ValueError:
             # 'None', the cluster address of a headless service.
             continue
-        found[str(address)] = None
+        # To the kernel ::ffff:10.0.0.1 is the same as 10.0.0.1.
+        address = getattr(address, 'ipv4_mapped', None) or address
+        # Here it would stand for every node's.
+        if not address.is_unspecified:
+            found[str(address)] = None
     return tuple(found)
