@@ -45,15 +45,30 @@ class Target(NamedTuple):
     network_id: str
 
 
+class Group(NamedTuple):
+    """Addresses of a service by which a client gets the same backend.
+
+    :ivar port: the service's own number.
+    :ivar local: what comes from a node's own pods stays on it.
+    """
+
+    protocol: int
+    port: int
+    local: bool
+
+
 class Frontend(NamedTuple):
     """What becomes of what is sent to a key; without targets it is refused.
 
     :ivar affinity: seconds for which a client keeps its target; 0: none.
+    :ivar alive: (address, port) of backends that may keep flows they have.
     """
 
     key: Key
     targets: tuple[Target, ...]
     affinity: int
+    group: Group
+    alive: frozenset[tuple[str, int]]
 
 
 def family(address: str) -> int:
@@ -67,54 +82,71 @@ def frontends(service: model.Service, node: str,
 
     :param zone: the node's zone, '' if it has none.
     """
+    families = sorted({*map(family, service.addresses)})
+    # NOTE: what is of another family than the service is not served by it: a
+    # load balancer may translate.
+    external = [address for address in service.external
+                if family(address) in families
+                and address not in service.addresses]
     for port in service.ports:
-        by_family = {version: usable(
-            (backend for backend in port.backends
-             if family(backend.address) == version), node, zone)
-            for version in (4, 6)}
-        inside = by_family
-        if service.internal_local:
-            inside = {version: usable(
-                (backend for backend in port.backends
-                 if family(backend.address) == version
-                 and backend.node == node), node, zone)
-                for version in (4, 6)}
-        for address in service.addresses:
-            yield _frontend(service, port, address, port.port, inside)
-        # What a pod sends to an address that is meant for clients outside
-        # takes the short way, whatever externalTrafficPolicy is.
-        for address in service.external:
-            yield _frontend(service, port, address, port.port, by_family)
-        if port.node_port:
-            for version in sorted({*map(family, service.addresses)}):
-                yield _frontend(service, port, ANY[version], port.node_port,
-                                by_family)
+        backends = {version: [backend for backend in port.backends
+                              if family(backend.address) == version]
+                    for version in families}
+        for version, found in backends.items():
+            alive = frozenset((backend.address, backend.port)
+                              for backend in found)
+            near = _targets(usable(found, node, zone))
+            local = service.internal_local
+            inside = _targets(_ready(
+                backend for backend in found if backend.node == node
+            )) if local else near
+            for address in service.addresses:
+                if family(address) == version:
+                    yield Frontend(
+                        Key(address, port.port, port.protocol), inside,
+                        service.affinity,
+                        Group(port.protocol, port.port, local), alive)
+            # What a pod sends to an address that is meant for clients
+            # outside takes the short way, whatever externalTrafficPolicy is.
+            group = Group(port.protocol, port.port, False)
+            for address in external:
+                if family(address) == version:
+                    yield Frontend(
+                        Key(address, port.port, port.protocol), near,
+                        service.affinity, group, alive)
+            if port.node_port:
+                yield Frontend(
+                    Key(ANY[version], port.node_port, port.protocol), near,
+                    service.affinity, group, alive)
     for address in service.addresses:
-        yield Frontend(Key(address, 0, 0), (), 0)
+        yield Frontend(Key(address, 0, 0), (), 0, Group(0, 0, False),
+                       frozenset())
 
 
 def usable(backends: Iterable[model.Backend], node: str,
-           zone: str) -> tuple[model.Backend, ...]:
+           zone: str) -> list[model.Backend]:
     """Those of some backends that may be asked.
 
-    The ready ones, else those that drain. Hints narrow them if each of them
-    has hints and one of them is meant for this node (or zone).
+    The ready ones, else those that drain. Hints narrow ready ones if each of
+    them has hints and one of them is meant for this node (or zone).
     """
-    found = list(backends)
-    found = [backend for backend in found if not backend.draining] or found
+    found = _ready(backends)
+    if any(backend.draining for backend in found):
+        return found
     for hints, here in (('nodes', node), ('zones', zone)):
         if all(getattr(backend, hints) for backend in found):
             meant = [backend for backend in found
                      if here in getattr(backend, hints)]
             if meant:
-                return tuple(meant)
-    return tuple(found)
+                return meant
+    return found
 
 
-def _frontend(service, port, address, number, by_family):
-    return Frontend(
-        Key(address, number, port.protocol),
-        tuple(Target(backend.address, backend.port, backend.mac,
-                     backend.network_id)
-              for backend in by_family[family(address)]),
-        service.affinity)
+def _ready(backends):
+    found = list(backends)
+    return [backend for backend in found if not backend.draining] or found
+
+
+def _targets(backends):
+    return tuple(Target(backend.address, backend.port, backend.mac,
+                        backend.network_id) for backend in backends)

@@ -25,13 +25,17 @@ from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 from kuryr_cilium.lb import frontends
 from kuryr_cilium.lb import model
 
+UDP = 17
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
     """Rows that there is room for.
 
+    Half of the maps: what an earlier process has left goes last.
+
     :ivar addresses: of kc_svc.
-    :ivar backends: half of kc_backend: a change needs the former and the new.
+    :ivar backends: of kc_backend.
     """
 
     addresses: int = 131072
@@ -43,7 +47,8 @@ class Row(NamedTuple):
 
     :ivar backends: number of a set of backends.
     :ivar count: how many there are in it; 0: it is refused.
-    :ivar service: number of the service, as long as it lives.
+    :ivar service: number of the addresses of a service by which a client
+        gets the same backend, as long as they live.
     """
 
     backends: int
@@ -61,14 +66,17 @@ class Plan:
     :ivar gone: addresses that are nobody's any more.
     :ivar unused: (number, count) of sets to delete, after the packets in
         flight.
-    :ivar left: services and targets that they had and have no more.
+    :ivar forget: (Row.service, address, port): targets that clients may
+        have by affinity, and may have no more.
+    :ivar lost: whether UDP flows have lost their backends: ask Table.alive().
     """
 
     backends: Mapping[tuple[int, int], frontends.Target]
     addresses: Mapping[frontends.Key, Row]
     gone: tuple[frontends.Key, ...]
     unused: tuple[tuple[int, int], ...]
-    left: frozenset[tuple[int, str, int]]
+    forget: frozenset[tuple[int, str, int]]
+    lost: bool
 
 
 class Table:
@@ -84,16 +92,22 @@ class Table:
         self._allocate = allocate
         self._limits = limits
         self._services: dict[str, model.Service] = {}
-        self._numbers: dict[str, int] = {}
+        self._frontends: dict[str, tuple[frontends.Frontend, ...]] = {}
+        # Id of a service -> group -> Row.service.
+        self._numbers: dict[str, dict[frontends.Group, int]] = {}
+        self._names: dict[int, str] = {}
         # Key -> id of a service -> what it wants there.
         self._claims: dict[frontends.Key, dict[str, frontends.Frontend]] = {}
         self._rows: dict[frontends.Key, Row] = {}
+        # What is in force, without what was refused.
+        self._targets: dict[frontends.Key, tuple] = {}
+        self._alive: dict[frontends.Key, frozenset[tuple[str, int]]] = {}
         # Targets -> number of the set, and how many addresses lead to it.
         self._sets: dict[tuple, int] = {}
         self._uses: collections.Counter[tuple] = collections.Counter()
-        self._targets: dict[frontends.Key, tuple] = {}
         self._written = 0
-        self.refused: dict[str, str] = {}
+        # Key -> id of the service that there was no room for.
+        self._refused: dict[frontends.Key, str] = {}
 
     @property
     def services(self) -> Mapping[str, model.Service]:
@@ -102,8 +116,8 @@ class Table:
 
     @property
     def names(self) -> Mapping[int, str]:
-        """Number of a service -> its id."""
-        return {number: name for name, number in self._numbers.items()}
+        """Row.service -> id of the service."""
+        return self._names
 
     @property
     def rows(self) -> Mapping[frontends.Key, Row]:
@@ -115,28 +129,52 @@ class Table:
         """Numbers of the sets of backends in force."""
         return frozenset(self._sets.values())
 
+    @property
+    def refused(self) -> dict[str, str]:
+        """Id of a service -> why an address of it is not served.
+
+        The next update tries again.
+        """
+        return {name: 'the node has no room for more services: %d addresses, '
+                '%d backends' % (len(self._rows), self._written)
+                for name in self._refused.values()}
+
     def owner(self, key: frontends.Key) -> Optional[str]:
         """Id of the service that has an address."""
         claims = self._claims.get(key)
-        return min(claims, key=self._rank) if claims else None
+        return min(claims, key=lambda name: self._rank(key, name)
+                   ) if claims else None
+
+    def alive(self, address: str, port: int, protocol: int,
+              backend: tuple[str, int]) -> bool:
+        """Whether a flow to a service may keep the backend that it has.
+
+        :param address: what the client asked, with port and protocol.
+        """
+        for asked in (address, frontends.ANY[frontends.family(address)]):
+            found = self._alive.get(frontends.Key(asked, port, protocol))
+            if found is not None:
+                return backend in found
+        return False
 
     def update(self, changed: Mapping[str, Optional[model.Service]]) -> Plan:
         """Plan what makes services as they are wanted.
 
         :param changed: by id; None: it is gone.
         """
-        touched: set[frontends.Key] = set()
-        before = {name: self._served(name) for name in changed}
+        touched = set(self._refused)
+        forget: set[tuple[int, str, int]] = set()
         for name, service in changed.items():
+            before = self._frontends.get(name, ())
+            had = self._had(name, before)
             self._claim(name, service, touched)
-        plan = self._turn(touched)
-        left = {(number, *target) for name, (number, targets)
-                in before.items() if number
-                for target in targets - self._served(name)[1]}
-        for name, service in changed.items():
-            if service is None:
-                self._numbers.pop(name, None)
-        return dataclasses.replace(plan, left=frozenset(left))
+            now = self._frontends.get(name, ())
+            forget |= {(number, target.address, target.port) for number, target
+                       in had - self._had(name, now)}
+        plan = self._turn(touched, frozenset(forget))
+        for name in changed:
+            self._forget_numbers(name)
+        return plan
 
     def conflicts(self) -> dict[str, str]:
         """Services that want an address that another one has: id -> why."""
@@ -150,59 +188,63 @@ class Table:
         return found
 
     def _claim(self, name, service, touched):
-        before = self._services.pop(name, None)
-        if before is not None:
-            for item in frontends.frontends(before, self._node, self._zone):
-                claims = self._claims.get(item.key, {})
-                claims.pop(name, None)
-                if not claims:
-                    self._claims.pop(item.key, None)
-                touched.add(item.key)
+        for item in self._frontends.pop(name, ()):
+            claims = self._claims[item.key]
+            claims.pop(name, None)
+            if not claims:
+                del self._claims[item.key]
+            touched.add(item.key)
+        self._services.pop(name, None)
         if service is None:
             return
         self._services[name] = service
-        if name not in self._numbers:
-            self._numbers[name] = self._allocate()
-        for item in frontends.frontends(service, self._node, self._zone):
+        self._frontends[name] = tuple(frontends.frontends(
+            service, self._node, self._zone))
+        numbers = self._numbers.setdefault(name, {})
+        for item in self._frontends[name]:
+            if item.group not in numbers:
+                number = numbers[item.group] = self._allocate()
+                self._names[number] = name
             self._claims.setdefault(item.key, {})[name] = item
             touched.add(item.key)
 
-    def _turn(self, touched):
-        backends, addresses, gone = {}, {}, []
-        released = []
-        self.refused = {}
-        for key in sorted(touched):
+    def _turn(self, touched, forget):
+        backends, addresses, gone, released = {}, {}, [], []
+        lost = False
+        # What is in force comes before what is new, if there is little room.
+        for key in sorted(touched, key=lambda key: (
+                key not in self._rows, key)):
             name = self.owner(key)
-            old = self._targets.get(key)
-            if name is None:
+            item = self._claims[key][name] if name is not None else None
+            had = self._alive.pop(key, frozenset())
+            lost |= key.protocol == UDP and not had <= (
+                item.alive if item else frozenset())
+            if key in self._targets:
+                released.append(self._targets.pop(key))
+            self._refused.pop(key, None)
+            if item is None:
                 if self._rows.pop(key, None) is not None:
                     gone.append(key)
-                    del self._targets[key]
-                    released.append(old)
                 continue
-            item = self._claims[key][name]
-            number = self._set(item.targets, name, backends)
-            if number is None or (key not in self._rows and len(self._rows)
-                                  >= self._limits.addresses):
+            self._alive[key] = item.alive
+            if key not in self._rows and len(
+                    self._rows) >= self._limits.addresses:
+                self._refused[key] = name
+                continue
+            number = self._set(item.targets, backends)
+            if number is None:
+                self._refused[key] = name
                 number, item = 0, item._replace(targets=())
-                self.refused[name] = (
-                    'the node has no room for more services: %d addresses, '
-                    '%d backends' % (len(self._rows), self._written))
-                if key not in self._rows and len(self._rows) >= (
-                        self._limits.addresses):
-                    continue
-            row = Row(number, len(item.targets), self._numbers[name],
-                      item.affinity)
-            self._uses[item.targets] += 1
             self._targets[key] = item.targets
-            if old is not None:
-                released.append(old)
+            self._uses[item.targets] += 1
+            row = Row(number, len(item.targets),
+                      self._numbers[name][item.group], item.affinity)
             if self._rows.get(key) != row:
                 self._rows[key] = addresses[key] = row
         return Plan(backends, addresses, tuple(gone),
-                    tuple(self._unused(released)), frozenset())
+                    tuple(self._unused(released)), forget, lost)
 
-    def _set(self, targets, name, backends):
+    def _set(self, targets, backends):
         """Number of a set; None if there is no room for it."""
         if not targets:
             return 0
@@ -228,18 +270,28 @@ class Table:
                 self._written -= len(targets)
                 yield number, len(targets)
 
-    def _served(self, name):
-        """Number of a service, and all (address, port) it may lead to."""
-        service = self._services.get(name)
-        if service is None:
-            return self._numbers.get(name), set()
-        return self._numbers[name], {
-            (target.address, target.port)
-            for item in frontends.frontends(service, self._node, self._zone)
-            for target in item.targets}
+    def _had(self, name, items):
+        """All (Row.service, target) that clients may have."""
+        return {(self._numbers[name][item.group], target)
+                for item in items if item.affinity for target in item.targets}
 
-    def _rank(self, name):
-        return self._services[name].created, name
+    def _forget_numbers(self, name):
+        """Those of groups that a service has no more."""
+        numbers = self._numbers.get(name, {})
+        groups = {item.group for item in self._frontends.get(name, ())}
+        for group in numbers.keys() - groups:
+            del self._names[numbers.pop(group)]
+        if not numbers:
+            self._numbers.pop(name, None)
+
+    def _rank(self, key, name):
+        """Of two that claim an address the one with the lower rank has it.
+
+        A cluster address is nobody else's: who may write externalIPs has no
+        say in where it leads to.
+        """
+        service = self._services[name]
+        return key.address not in service.addresses, service.created, name
 
 
 def counts(services: Iterable[model.Service]) -> collections.Counter:

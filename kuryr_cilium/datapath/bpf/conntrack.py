@@ -19,7 +19,7 @@ is no connection any more, wherever it still lies.
 import collections
 import struct
 import time
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Optional
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
@@ -75,7 +75,8 @@ def lifetime(protocol: int, flags: int, busy: bool) -> int:
 
 def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
           busy: bool = False,
-          lost: frozenset[tuple[str, int]] = frozenset()) -> Swept:
+          lost: Optional[Callable[[str, int, int, tuple[str, int]], bool]]
+          = None) -> Swept:
     """Delete expired entries and those of endpoints that are gone.
 
     The count of connections by endpoint, which the quota is held against,
@@ -84,11 +85,10 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
 
     :param alive: whether an endpoint number is in use.
     :param busy: the last sweep left more than a share of BUSY.
-    :param lost: addresses and ports of backends that services have lost:
-        UDP flows to them by a service end, and begin anew elsewhere.
+    :param lost: tells by the address, port and protocol of a service
+        whether it has lost a backend: UDP flows to that end, and begin anew
+        elsewhere. None: no service has.
     """
-    lost = {layout.addr16(address) + struct.pack('>H', port)
-            for address, port in lost}
     counts: collections.Counter[int] = collections.Counter()
     removed = 0
     for table in (maps_.HALF_OPEN, maps_.CONNECTIONS):
@@ -104,7 +104,7 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
                     over = True
                 elif flags & layout.CtFlag.ALIAS:
                     over = idle > OTHER_NEW and _astray(maps, key, value)
-                elif lost and protocol == _UDP and _leads_to(
+                elif lost and protocol == _UDP and _is_lost(
                         key, value, lost):
                     over = True
                 else:
@@ -130,10 +130,14 @@ def _astray(maps, key, value):
         maps_.CONNECTIONS, maps_.HALF_OPEN))
 
 
-def _leads_to(key, value, lost):
-    """Whether a flow goes to one of these backends by a service."""
-    service = _NAT_PORT.unpack_from(value, _NAT_PORT_AT)[0]
-    return service and bytes(key[12:28]) + bytes(key[8:10]) in lost
+def _is_lost(key, value, lost):
+    """Whether a flow goes to a backend that its service has lost."""
+    if not _NAT_PORT.unpack_from(value, _NAT_PORT_AT)[0]:
+        return False
+    flow, entry = layout.CtKey.unpack(key), layout.Ct.unpack(value)
+    # NOTE: a pod that reaches itself has no address of its own in there.
+    return not entry.flags & layout.CtFlag.HAIRPIN and lost(
+        entry.nat, entry.nat_port, flow.protocol, (flow.raddr, flow.rport))
 
 
 def _sweep_fragments(maps, alive):

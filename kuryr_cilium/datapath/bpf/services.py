@@ -55,8 +55,8 @@ class Services:
         self._node: Optional[model.Node] = None
         self._table: Optional[plan.Table] = None
         self._lock = threading.Lock()
-        # Backends that services have lost since the last sweep.
-        self._left: set[tuple[int, str, int]] = set()
+        # Whether flows may have lost their backends since the last sweep.
+        self._lost = False
 
     @property
     def table(self) -> Optional[plan.Table]:
@@ -89,7 +89,7 @@ class Services:
             if not changed and not anew:
                 return self._table.refused
             try:
-                self._carry_out(self._table.update(changed), anew)
+                self._bring(changed, anew)
             except BaseException:
                 # What the maps hold is unknown now.
                 self._table = None
@@ -101,24 +101,25 @@ class Services:
         table = self._table
         return table.names.get(number, '') if table else ''
 
-    def lost(self) -> frozenset[tuple[str, int]]:
-        """Backends that were lost since the last call; their clients go.
+    def lost(self) -> Optional[Callable[
+            [str, int, int, tuple[str, int]], bool]]:
+        """Which flows have lost their backends since the last call.
 
-        Affinity to them is forgotten here; flows are the caller's.
+        :returns: None if none has; else what tells it of a flow, by the
+            address, port and protocol of its service and by its backend.
         """
         with self._lock:
-            left, self._left = self._left, set()
-        if left:
-            gone = [key for key, value in libbpf.map_items(
-                self._maps.fd(AFFINITY)) if self._leads_to(key, value, left)]
-            _each(gone, lambda part: libbpf.map_delete_batch(
-                self._maps.fd(AFFINITY), b''.join(part), len(part)))
-        return frozenset((address, port) for _, address, port in left)
+            table = self._table
+            if not self._lost or table is None:
+                return None
+            self._lost = False
+        return lambda *flow: not table.alive(*flow)
 
-    def _leads_to(self, key, value, left):
-        value = layout.Affinity.unpack(value)
-        return (layout.AffinityKey.unpack(key).service, value.address,
-                value.port) in left
+    def _bring(self, changed, anew):
+        self._carry_out(self._table.update(changed), anew)
+        if self._table.refused:
+            # What went just now has made room.
+            self._carry_out(self._table.update({}), False)
 
     def _carry_out(self, planned, anew):
         if anew:
@@ -130,18 +131,37 @@ class Services:
             (_key(key), layout.Svc(*row).pack())
             for key, row in planned.addresses.items()])
         self._delete(ADDRESSES, [_key(key) for key in planned.gone])
-        with self._lock:
-            self._left |= planned.left
         if anew:
             self._purge()
-        elif planned.unused:
+        elif planned.unused or planned.forget:
             writer_.wait_for_packets()
+            self._forget(planned.forget)
             self._delete(BACKENDS, [
                 layout.BackendKey(number, index).pack()
                 for number, count in planned.unused
                 for index in range(count)])
+        if anew or planned.lost:
+            with self._lock:
+                self._lost = True
+
+    def _forget(self, targets):
+        """Let clients that have one of these by affinity choose again."""
+        if not targets:
+            return
+        gone = []
+        for key, value in libbpf.map_items(self._maps.fd(AFFINITY)):
+            found = layout.Affinity.unpack(value)
+            number = layout.AffinityKey.unpack(key).service
+            if (number, found.address, found.port) in targets:
+                gone.append(bytes(key))
+        self._delete(AFFINITY, gone)
 
     def _begin(self):
+        # What a writer that was stopped has written, and nothing leads to:
+        # there must be room for two generations, not for three.
+        self._purge_backends({
+            layout.Svc.unpack(value).backends for _, value
+            in libbpf.map_items(self._maps.fd(ADDRESSES))})
         first, last = self._node_ports
         self._maps.set_meta(layout.Meta.NODE_PORTS, first << 16 | last)
         self._write(BACKENDS, [
@@ -155,10 +175,13 @@ class Services:
         self._delete(ADDRESSES, [
             bytes(key) for key, _ in libbpf.map_items(
                 self._maps.fd(ADDRESSES)) if bytes(key) not in rows])
-        sets = self._table.sets | {_SELF}
+        self._purge_backends(self._table.sets)
+
+    def _purge_backends(self, sets):
+        """Delete all sets but these."""
         lost = [bytes(key) for key, _ in libbpf.map_items(
             self._maps.fd(BACKENDS))
-            if layout.BackendKey.unpack(key).backends not in sets]
+            if layout.BackendKey.unpack(key).backends not in sets | {_SELF}]
         if lost:
             writer_.wait_for_packets()
             self._delete(BACKENDS, lost)
