@@ -344,7 +344,7 @@ KC_MAP(kc_ct_count_v1, BPF_MAP_TYPE_HASH, __u32, __u64, 4096,
        BPF_F_NO_PREALLOC);
 KC_MAP(kc_frag_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_frag_key, struct kc_frag,
        8192, 0);
-KC_MAP(kc_svc_v1, BPF_MAP_TYPE_HASH, struct kc_svc_key, struct kc_svc, 131072,
+KC_MAP(kc_svc_v1, BPF_MAP_TYPE_HASH, struct kc_svc_key, struct kc_svc, 262144,
        BPF_F_NO_PREALLOC);
 KC_MAP(kc_backend_v1, BPF_MAP_TYPE_HASH, struct kc_backend_key,
        struct kc_backend, 524288, BPF_F_NO_PREALLOC);
