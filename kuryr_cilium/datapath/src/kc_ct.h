@@ -153,7 +153,8 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 			ct = kc_ct_find(&k, &half);
 		}
 		/* The answers would be taken for the service's. */
-		if (ct && ct->nat_port && !c->backend.set)
+		if (ct && ct->nat_port && !(ct->flags & KC_CT_ALIAS) &&
+		    !c->backend.set)
 			return KC_DROP_SERVICE_TUPLE;
 	}
 	/* An entry that is about to be swept is not written to. */
@@ -213,7 +214,7 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 /* How many entries a connection takes. */
 static __always_inline __s64 kc_ct_entries(const struct kc_ct *ct)
 {
-	return ct->nat_port ? 2 : 1;
+	return ct->nat_port && !(ct->flags & KC_CT_ALIAS) ? 2 : 1;
 }
 
 static __always_inline void kc_ct_count(__u32 endpoint, __s64 more)
