@@ -523,22 +523,29 @@ class AffinityKey(NamedTuple):
 
 
 class Affinity(NamedTuple):
-    """struct kc_affinity."""
+    """struct kc_affinity.
+
+    :ivar mac: None: it is reached by way of a router.
+    """
 
     last: int
     address: str
     port: int
+    mac: Optional[str]
 
     SIZE = 32
 
     def pack(self):
         return (U64.pack(self.last) + addr16(self.address)
-                + struct.pack('>H6x', self.port))
+                + struct.pack('>H', self.port)
+                + (mac_bytes(self.mac) if self.mac else bytes(6)))
 
     @classmethod
     def unpack(cls, data):
+        mac = data[26:32]
         return cls(U64.unpack_from(data)[0], addr_text(data[8:24]),
-                   struct.unpack_from('>H', data, 24)[0])
+                   struct.unpack_from('>H', data, 24)[0],
+                   mac_text(mac) if any(mac) else None)
 
 
 class Event(NamedTuple):

@@ -262,7 +262,7 @@ struct kc_affinity {
 	__u64 last;		/* ns of the monotonic clock */
 	__u8 addr[16];
 	__be16 port;
-	__u8 pad[6];
+	__u8 mac[6];		/* zero: by way of a router */
 };
 
 /* A datagram in fragments, by what the receiver puts it together by. */

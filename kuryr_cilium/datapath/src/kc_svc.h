@@ -106,6 +106,7 @@ static __always_inline int kc_svc_choose(struct kc_call *c,
 			known->last = now;
 			c->backend.port = known->port;
 			kc_copy16(c->backend.addr, known->addr);
+			__builtin_memcpy(c->backend.mac, known->mac, 6);
 			return kc_svc_free(c, k, now) ? 0 :
 			       KC_DROP_SERVICE_TUPLE;
 		}
@@ -120,6 +121,8 @@ static __always_inline int kc_svc_choose(struct kc_call *c,
 		kc_copy16(c->backend.addr, b->addr);
 		if (b->network == ep->network)
 			__builtin_memcpy(c->backend.mac, b->mac, 6);
+		else
+			__builtin_memset(c->backend.mac, 0, 6);
 		if (kc_svc_free(c, k, now))
 			break;
 	}
@@ -129,6 +132,7 @@ static __always_inline int kc_svc_choose(struct kc_call *c,
 		c->affinity.last = now;
 		c->affinity.port = c->backend.port;
 		kc_copy16(c->affinity.addr, c->backend.addr);
+		__builtin_memcpy(c->affinity.mac, c->backend.mac, 6);
 		bpf_map_update_elem(&kc_affinity_v1, &c->client, &c->affinity,
 				    BPF_ANY);
 	}
@@ -282,7 +286,6 @@ __noinline int kc_service(struct __sk_buff *skb)
 	ep = bpf_map_lookup_elem(&kc_endpoint_v1, &number);
 	if (!ep)
 		return KC_DROP_NO_ENDPOINT;
-	__builtin_memset(c->backend.mac, 0, 6);
 	reason = kc_svc_choose(c, svc, ep, &k, now);
 	if (reason)
 		return reason;

@@ -46,7 +46,7 @@ SAMPLES = {
     'kc_backend_key': layout.BackendKey(1, 2),
     'kc_backend': layout.Backend('10.0.0.1', 80, MAC, 3),
     'kc_affinity_key': layout.AffinityKey(1, '10.0.0.1'),
-    'kc_affinity': layout.Affinity(1, '10.0.0.1', 80),
+    'kc_affinity': layout.Affinity(1, '10.0.0.1', 80, MAC),
     'kc_event': layout.Event(1, 2, 3, 4, 5, '10.0.0.1', '10.0.0.2', 6, 7,
                              0x800, 17, 1, 3, 8),
 }
