@@ -1,0 +1,344 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What is written for services, write by write."""
+
+import dataclasses
+import itertools
+
+import hypothesis
+from hypothesis import strategies as st
+
+from kuryr_cilium.lb import frontends
+from kuryr_cilium.lb import model
+from kuryr_cilium.lb import plan
+from tests import base
+from tests.unit.lb import strategies
+from tests.unit.lb import test_services
+
+NODE, ZONE = strategies.NODE, strategies.ZONE
+VIP, TCP, UDP = '172.30.0.1', 6, 17
+KEY = frontends.Key(VIP, 80, TCP)
+
+
+class Maps:
+    """The maps of a node; every write keeps packets on their way."""
+
+    def __init__(self):
+        self.addresses = {}
+        self.backends = {}
+        self._meant = {}    # number -> targets that it was first used for
+        self._services = {}
+
+    def leads_to(self, key):
+        """Targets of a key, None if there is no row."""
+        row = self.addresses.get(key)
+        return None if row is None else tuple(
+            self.backends[row.backends, index] for index in range(row.count))
+
+    def carry_out(self, planned, names):
+        """Do a plan, and look at all addresses after each write."""
+        sets = {}
+        for (number, index), target in planned.backends.items():
+            assert (number, index) not in self.backends
+            sets.setdefault(number, {})[index] = target
+        for number, targets in sets.items():
+            assert list(targets) == list(range(len(targets))), targets
+            meant = tuple(targets.values())
+            assert self._meant.setdefault(number, meant) == meant
+        former = {key: self.leads_to(key) for key in self.addresses}
+        wanted = {key: (tuple(self._meant[row.backends]) if row.count else ())
+                  for key, row in planned.addresses.items()}
+        wanted.update(dict.fromkeys(planned.gone))
+        for work in self._writes(planned):
+            work()
+            for key in {*former, *wanted}:
+                # A KeyError: a packet finds a part of a set.
+                found = self.leads_to(key)
+                assert found in (former.get(key),
+                                 wanted.get(key, former.get(key))), key
+        for key, row in self.addresses.items():
+            # The number of one service's group is never another's.
+            owner = self._services.setdefault(row.service, names[row.service])
+            assert owner == names[row.service]
+            assert row.backends or not row.count
+
+    def _writes(self, planned):
+        for key, target in planned.backends.items():
+            yield lambda: self.backends.update({key: target})
+        for key, row in planned.addresses.items():
+            yield lambda: self.addresses.update({key: row})
+        for key in planned.gone:
+            yield lambda: self.addresses.pop(key)
+        for number, count in planned.unused:
+            for index in range(count):
+                yield lambda: self.backends.pop((number, index))
+
+
+class PlanCase(base.TestCase):
+
+    def table(self, limits=plan.Limits()):
+        self.table_ = plan.Table(NODE, ZONE, itertools.count(1).__next__,
+                                 limits)
+        self.maps = Maps()
+
+    def update(self, changed):
+        planned = self.table_.update(changed)
+        self.maps.carry_out(planned, self.table_.names)
+        self.assertEqual(self.maps.addresses, self.table_.rows)
+        led_to = {row.backends for row in self.table_.rows.values()
+                  if row.count}
+        self.assertEqual(led_to, self.table_.sets)
+        self.assertEqual(
+            {(row.backends, index) for row in self.table_.rows.values()
+             for index in range(row.count)}, set(self.maps.backends))
+        return planned
+
+    def content(self):
+        return {key: self.maps.leads_to(key) for key in self.maps.addresses}
+
+
+def service(name, targets, number=1, port=80, protocol=TCP, affinity=0,
+            **more):
+    """A service with backends (address, port), all of node-b."""
+    return model.Service(
+        'n1', name, strategies.CREATED[0], ('172.30.0.%d' % number,),
+        ports=(model.Port('', protocol, port, backends=tuple(
+            model.Backend(*target, 'node-b') for target in targets)),),
+        affinity=affinity, **more)
+
+
+def many(name, count, number=1, **more):
+    return service(name, [('10.%d.%d.1' % (number, n), 80)
+                          for n in range(count)], number, **more)
+
+
+def rows(data, count):
+    """States of a cluster, one after the other."""
+    where = data.draw(strategies.places())
+    return [test_services.listed(sum(data.draw(strategies.clusters(where)),
+                                     [])).services for _time in range(count)]
+
+
+def changes(former, wanted):
+    return {name: wanted.get(name) for name in {*former, *wanted}
+            if former.get(name) != wanted.get(name)}
+
+
+class TestAnyPlan(PlanCase):
+
+    @strategies.SETTINGS
+    @hypothesis.given(st.data())
+    def test_every_write(self, data):
+        self.table()
+        former = {}
+        for wanted in [*rows(data, data.draw(st.integers(1, 4))), {}]:
+            planned = self.update(changes(former, wanted))
+            winners = test_services.winners(wanted)
+            self.assertEqual({key: item.targets
+                              for key, item in winners.items()},
+                             self.content())
+            for key, item in winners.items():
+                row = self.table_.rows[key]
+                self.assertEqual(item.affinity, row.affinity)
+                owner = self.table_.owner(key)
+                self.assertEqual(owner, self.table_.names[row.service])
+                self.assertIn(item, list(frontends.frontends(
+                    wanted[owner], NODE, ZONE)))
+            self._left(planned, former, wanted)
+            self.assertEqual({}, self.table_.refused)
+            former = wanted
+        empty = vars(plan.Table(NODE, ZONE, None))
+        self.assertEqual(
+            {name: value for name, value in empty.items()
+             if name != '_allocate'},
+            {name: value for name, value in vars(self.table_).items()
+             if name != '_allocate'})
+
+    def _left(self, planned, former, wanted):
+        """What is forgotten was there; flows are said to be lost."""
+        names = dict(self.table_.names)
+        for number, address, port in planned.forget:
+            for row_key, row in self.table_.rows.items():
+                if row.service == number:
+                    self.assertNotIn(
+                        (address, port), {target[:2] for target in
+                                          self.maps.leads_to(row_key)}
+                        if names[number] in wanted else ())
+        before = test_services.winners(former)
+        now = test_services.winners(wanted)
+        lost = [key for key, item in before.items() if key.protocol == UDP
+                and not item.alive <= (
+                    now[key].alive if key in now else frozenset())]
+        self.assertEqual(bool(lost), planned.lost)
+        for key, item in now.items():
+            for backend in item.alive:
+                self.assertTrue(self.table_.alive(*key, backend))
+        for key in lost:
+            self.assertFalse(all(self.table_.alive(*key, backend)
+                                 for backend in before[key].alive))
+
+    @strategies.SETTINGS
+    @hypothesis.given(st.data(), st.integers(0, 12), st.integers(0, 8))
+    def test_little_room(self, data, addresses, backends):
+        limits = plan.Limits(addresses, backends)
+        self.table(limits)
+        former = {}
+        states = rows(data, data.draw(st.integers(1, 4)))
+        for wanted in [*states, states[-1], states[-1]]:
+            self.update(changes(former, wanted))
+            self.assertLessEqual(len(self.maps.addresses), addresses)
+            self.assertLessEqual(len(self.maps.backends), backends)
+            winners = test_services.winners(wanted)
+            content = self.content()
+            self.assertLessEqual(set(content), set(winners))
+            wrong = {self.table_.owner(key) for key, item in winners.items()
+                     if content.get(key) != item.targets}
+            # Nobody is told so in vain, and nobody fails to be told.
+            self.assertEqual(wrong, set(self.table_.refused))
+            # Refused, not led astray.
+            for key in winners:
+                self.assertIn(content.get(key, ()),
+                              ((), winners[key].targets))
+            former = wanted
+        # What remains refused could not be had by trying again.
+        self.assertEqual(self.content(), content)
+
+
+class TestTable(PlanCase):
+
+    def setUp(self):
+        super().setUp()
+        self.table()
+
+    def test_equal_sets_are_one(self):
+        planned = self.update({name: service(name, [('10.0.0.1', 80)], number)
+                               for name, number in (('a', 1), ('b', 2))})
+        self.assertEqual(1, len(planned.backends))
+        self.assertEqual((), self.update({'a': None}).unused)
+        self.assertEqual(1, len(self.update({'b': None}).unused))
+
+    def test_only_what_is_different(self):
+        self.update({name: many(name, 5, number)
+                     for name, number in (('a', 1), ('b', 2))})
+        planned = self.update({'a': many('a', 6, 1), 'b': many('b', 5, 2)})
+        self.assertEqual({KEY}, set(planned.addresses))
+        self.assertEqual(6, len(planned.backends))
+        self.assertEqual(1, len(planned.unused))
+
+    def test_an_old_one_keeps_its_address(self):
+        mine = many('mine', 1, 1)
+        thief = many('thief', 1, 2, external=(VIP,))
+        old = '2020-01-01T00:00:00Z'
+        for thief in (thief, dataclasses.replace(thief, created=old)):
+            self.update({'mine': mine, 'thief': thief})
+            self.assertEqual('mine', self.table_.owner(KEY))
+            self.assertEqual(
+                {'thief': '172.30.0.1:80 is taken by the service mine'},
+                self.table_.conflicts())
+        self.update({'mine': None})
+        self.assertEqual('thief', self.table_.owner(KEY))
+        self.assertEqual({}, self.table_.conflicts())
+
+    def test_affinity_is_of_one_port(self):
+        backends = (model.Backend('10.0.0.1', 8080),)
+        secure = (model.Backend('10.0.0.1', 8443),)
+        self.update({'a': model.Service(
+            'n1', 'a', '', (VIP, 'fd30::1'), ('198.51.100.1',), (
+                model.Port('http', TCP, 80, 30080, backends),
+                model.Port('https', TCP, 443, 0, secure)), 100, True)})
+        found = {}
+        for key, row in self.table_.rows.items():
+            found.setdefault(row.service, set()).add(key[:2])
+        # Another port is served elsewhere; so is what has to stay here.
+        self.assertEqual([
+            {('0.0.0.0', 30080), ('198.51.100.1', 80), ('::', 30080)},
+            {('172.30.0.1', 0), ('fd30::1', 0)},
+            {('172.30.0.1', 80), ('fd30::1', 80)},
+            {('172.30.0.1', 443), ('fd30::1', 443)},
+            {('198.51.100.1', 443)}], sorted(found.values(), key=sorted))
+        self.assertEqual({'a'}, set(self.table_.names.values()))
+
+    def test_affinity_is_forgotten(self):
+        for affinity, forgotten in ((0, 0), (100, 1)):
+            self.update({'a': many('a', 3, affinity=affinity)})
+            number = self.table_.rows[KEY].service
+            planned = self.update({'a': many('a', 2, affinity=affinity)})
+            self.assertEqual([(number, '10.1.2.1', 80)][:forgotten],
+                             sorted(planned.forget))
+        # Another pod has the address.
+        self.update({'a': service('a', [('10.1.0.1', 80)], affinity=100)})
+        planned = self.update({'a': model.Service('n1', 'a', '', (VIP,), (), (
+            model.Port('', TCP, 80, 0, (
+                model.Backend('10.1.0.1', 80, mac='02:00:00:00:00:01'),)),),
+            100)})
+        self.assertEqual({(number, '10.1.0.1', 80)}, planned.forget)
+
+    def test_what_drains_keeps_its_flows(self):
+        drains = model.Backend('10.0.0.1', 53, draining=True)
+        ready = model.Backend('10.0.0.2', 53)
+        gone = model.Backend('10.0.0.3', 53)
+
+        def having(*backends):
+            return model.Service('n1', 'a', '', (VIP,), ('198.51.100.1',), (
+                model.Port('', UDP, 53, 30053, backends),))
+
+        self.update({'a': having(ready, gone, dataclasses.replace(
+            drains, draining=False))})
+        self.assertTrue(self.update({'a': having(drains, ready)}).lost)
+        for asked in ((VIP, 53), ('198.51.100.1', 53), ('192.0.2.1', 30053)):
+            for backend, alive in ((drains, True), (ready, True),
+                                   (gone, False)):
+                self.assertIs(alive, self.table_.alive(
+                    *asked, UDP, (backend.address, 53)))
+        self.assertFalse(self.update({'a': having(
+            drains, ready, gone)}).lost)
+        self.assertTrue(self.update({'a': None}).lost)
+        self.assertFalse(self.table_.alive(VIP, 53, UDP, ('10.0.0.2', 53)))
+
+
+class TestLimits(PlanCase):
+
+    def test_what_is_in_force_comes_first(self):
+        self.table(plan.Limits(addresses=2))
+        self.update({'b': many('b', 1, 2)})
+        self.update({'a': many('a', 1, 1), 'b': many('b', 2, 2)})
+        self.assertEqual({'a'}, set(self.table_.refused))
+        self.assertEqual(2, len(self.maps.leads_to(('172.30.0.2', 80, TCP))))
+
+    def test_told_until_there_is_room(self):
+        self.table(plan.Limits(backends=4))
+        self.update({'a': many('a', 3, 1), 'b': many('b', 2, 2)})
+        for changed in ({}, {'c': many('c', 1, 3)}, {}):
+            self.update(changed)
+            self.assertEqual(
+                {'b': 'the node has no room for more services: %d addresses, '
+                 '%d backends' % (len(self.maps.addresses),
+                                  len(self.maps.backends))},
+                self.table_.refused)
+            self.assertEqual((), self.maps.leads_to(('172.30.0.2', 80, TCP)))
+        self.update({'a': None})
+        self.update({})
+        self.assertEqual({}, self.table_.refused)
+        self.assertEqual(2, len(self.maps.leads_to(('172.30.0.2', 80, TCP))))
+
+    def test_refused_and_gone(self):
+        self.table(plan.Limits(backends=1))
+        self.update({'a': many('a', 3, 1)})
+        self.update({'a': None})
+        self.assertEqual({}, self.table_.refused)
+        self.assertEqual({}, self.content())
+
+    def test_counts(self):
+        self.assertEqual(
+            {'services': 2, 'ports': 2, 'backends': 5},
+            plan.counts([many('a', 2), many('b', 3)]))
