@@ -63,11 +63,12 @@ class ServicesCase(bench.Case):
     def begin(self):
         """As a process does that has just started."""
         self.services = services.Services(
-            self.maps, writer.Writer(self.maps), 'node-a', NETWORKS.get, (
-                SELF[4], SELF[6]), NODE_PORTS)
+            self.maps, writer.Writer(self.maps), NETWORKS.get,
+            (SELF[4], SELF[6]), NODE_PORTS)
 
     def update(self, *wanted, zone=''):
-        return self.services.update({item.id: item for item in wanted}, zone)
+        return self.services.update({item.id: item for item in wanted},
+                                    model.Node('node-a', zone))
 
     def rows(self, table):
         return {bytes(key): bytes(value) for key, value in libbpf.map_items(

@@ -27,6 +27,7 @@ from kuryr_cilium.datapath.bpf import maps as maps_
 from kuryr_cilium.datapath.bpf import services
 from kuryr_cilium.datapath.bpf import writer
 from kuryr_cilium.lb import frontends
+from kuryr_cilium.lb import model
 from kuryr_cilium.policy import entities
 from tests import base
 from tests.functional.datapath import bench
@@ -68,8 +69,8 @@ class Run:
         self._bench = bench_
         self._maps = maps_.Maps(bench_.maps)
         self._services = services.Services(
-            self._maps, writer.Writer(self._maps), strategies.NODE,
-            NETWORKS.get, (SELF[4], SELF[6]), (30000, 32767))
+            self._maps, writer.Writer(self._maps), NETWORKS.get,
+            (SELF[4], SELF[6]), (30000, 32767))
         for address in strategies.NODES:
             if address not in bench.NODE.values():
                 bench_.peer(address, entities.Entity.REMOTE_NODE)
@@ -87,7 +88,7 @@ class Run:
             (made.set_slice if 'addressType' in obj
              else made.set_service)(obj)
         self._test.assertEqual({}, self._services.update(
-            made.services, strategies.ZONE))
+            made.services, model.Node(strategies.NODE, strategies.ZONE)))
         self._rows = {key: row for key, row
                       in self._services.table.rows.items() if row.count}
         targets = {}

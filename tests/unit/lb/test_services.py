@@ -260,6 +260,25 @@ class TestServices(base.TestCase):
         self.assertEqual((('172.30.0.1', 'fd30::1'), ('198.51.100.1',)),
                          (found.addresses, found.external))
 
+    def test_hints(self):
+        def backend(address, *zones, nodes=(), **more):
+            return model.Backend(address, 80, zones=zones, nodes=nodes,
+                                 **more)
+
+        here, there = (backend('10.0.0.1', ZONE), backend('10.0.0.2', 'z'))
+        mine = backend('10.0.0.3', 'z', nodes=(NODE,))
+        drains = (backend('10.0.0.4', ZONE, draining=True),
+                  backend('10.0.0.5', 'z', draining=True))
+        for backends, chosen in (
+                ((here, there), [here]), ((there,), [there]),
+                ((here, backend('10.0.0.6')), [here,
+                                               backend('10.0.0.6')]),
+                ((mine, backend('10.0.0.6', ZONE, nodes=('n',))), [mine]),
+                ((here, mine), [here]), ((there, *drains), [there]),
+                # Nobody gives them hints, and none is to be overloaded.
+                (drains, list(drains))):
+            self.assertEqual(chosen, frontends.usable(backends, NODE, ZONE))
+
     def test_of_another_family(self):
         found = self.only(service(externalIPs=['fd98::1', '198.51.100.1'],
                                   ports=[{'port': 80, 'nodePort': 30080}]))
