@@ -83,11 +83,8 @@ def frontends(service: model.Service, node: str,
     :param zone: the node's zone, '' if it has none.
     """
     families = sorted({*map(family, service.addresses)})
-    # NOTE: what is of another family than the service is not served by it: a
-    # load balancer may translate.
     external = [address for address in service.external
-                if family(address) in families
-                and address not in service.addresses]
+                if address not in service.addresses]
     for port in service.ports:
         backends = {version: [backend for backend in port.backends
                               if family(backend.address) == version]
@@ -109,6 +106,7 @@ def frontends(service: model.Service, node: str,
             # What a pod sends to an address that is meant for clients
             # outside takes the short way, whatever externalTrafficPolicy is.
             group = Group(port.protocol, port.port, False)
+            # One of another family is not served: a balancer may translate.
             for address in external:
                 if family(address) == version:
                     yield Frontend(
