@@ -309,11 +309,13 @@ class TestTable(PlanCase):
 class TestLimits(PlanCase):
 
     def test_what_is_in_force_comes_first(self):
-        self.table(plan.Limits(addresses=2))
-        self.update({'b': many('b', 1, 2)})
-        self.update({'a': many('a', 1, 1), 'b': many('b', 2, 2)})
-        self.assertEqual({'a'}, set(self.table_.refused))
-        self.assertEqual(2, len(self.maps.leads_to(('172.30.0.2', 80, TCP))))
+        for limits in (plan.Limits(addresses=2), plan.Limits(backends=3)):
+            self.table(limits)
+            self.update({'b': many('b', 1, 2)})
+            self.update({'a': many('a', 2, 1), 'b': many('b', 2, 2)})
+            self.assertEqual({'a'}, set(self.table_.refused))
+            self.assertEqual(2, len(self.maps.leads_to(
+                ('172.30.0.2', 80, TCP))))
 
     def test_told_until_there_is_room(self):
         self.table(plan.Limits(backends=4))

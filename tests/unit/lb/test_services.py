@@ -154,6 +154,19 @@ class TestOrder(base.TestCase):
         known.clear()
         known.update(now)
 
+    def test_a_slice_changes_hands(self):
+        moving, other = piece('10.0.0.1'), service('b', clusterIP='172.30.0.2')
+        made = listed([service(), other, moving])
+        for labels, told, having in (
+                ({oracle.SERVICE_NAME: 'b'}, {'n1/a', 'n1/b'}, 'n1/b'),
+                ({}, {'n1/b'}, None),
+                ({oracle.SERVICE_NAME: 'a'}, {'n1/a'}, 'n1/a')):
+            moving = copy.deepcopy(moving)
+            moving['metadata']['labels'] = labels
+            self.assertEqual(told, made.set_slice(moving))
+            for name, item in made.services.items():
+                self.assertEqual(name == having, bool(item.ports[0].backends))
+
     def test_made_anew_before_the_old_one_is_gone(self):
         old = service(clusterIP='172.30.0.1', ports=[
             {'port': 80, 'protocol': 'SCTP'}])
