@@ -112,7 +112,7 @@ class Services:
         if epoch < self._epoch:
             return
         found = {key for key, digest in changed.items()
-                 if key.startswith('service:') or key == 'node:' + self._host}
+                 if key.startswith(('service:', 'node:'))}
         found = {key for key in found if changed[key] != (
             self._held[key].digest if key in self._held else None)}
         if epoch > self._epoch:
@@ -177,16 +177,20 @@ class Services:
                 self._held, answer.changed, answer.digests, answer.removed))
             self._unsaved = self._unsaved or time.monotonic()
         if self._trouble:
-            LOG.info('The services are current: %d.', len(self._held) - 1)
+            LOG.info('The services are current: %d.', len(self.current()))
         self._trouble = None
         self._failures = 0
 
     def _apply(self, epoch, held):
         """Bring what is held in force; then it is what this node has."""
-        node = held.get('node:' + self._host)
-        node = node.value if node else model.Node(self._host)
+        nodes = {item.value.name: item.value for item in held.values()
+                 if isinstance(item.value, model.Node)}
         with metrics.SERVICES_APPLY_SECONDS.time():
-            refused = self._datapath.serve(_services(held), node)
+            refused = self._datapath.serve(
+                _services(held),
+                nodes.get(self._host) or model.Node(self._host),
+                frozenset(address for node in nodes.values()
+                          for address in node.addresses))
         for name, why in refused.items():
             if self._refused.get(name) != why:
                 LOG.error('Service %(name)s is refused: %(why)s',

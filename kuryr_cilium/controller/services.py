@@ -18,6 +18,7 @@ from typing import Any, Callable, Iterable, Mapping, Optional, Union
 from kuryr_cilium.k8s import reflector
 from kuryr_cilium.lb import model
 from kuryr_cilium.lb import services
+from kuryr_cilium.policy import pods
 from kuryr_cilium import vif
 
 #: Source: Kubernetes documentation, "Well-Known Labels".
@@ -75,7 +76,8 @@ class Services:
                 now.pop(name, None)
             else:
                 now[name] = model.Node(name, (
-                    obj['metadata'].get('labels') or {}).get(ZONE, ''))
+                    obj['metadata'].get('labels') or {}).get(ZONE, ''),
+                    pods.node_addresses(obj))
             different = now.get(name) != self._nodes.get(name)
             self._nodes = now
         if different:
@@ -89,8 +91,9 @@ class Services:
         epoch = self._epoch()
         if not epoch or not self._current():
             return epoch, False, {}
-        node = self._nodes.get(host) or model.Node(host)
-        return epoch, True, {'node:' + host: node, **self._objects}
+        return epoch, True, {
+            **{'node:' + name: node for name, node in self._nodes.items()},
+            **self._objects}
 
     def pieces(self, keys: Iterable[str]) -> dict[str, Optional[Object]]:
         """What is sent under some keys; None of what is gone."""

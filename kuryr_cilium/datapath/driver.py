@@ -209,13 +209,15 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def serve(self, found: Mapping[str, lb_model.Service],
-              node: lb_model.Node) -> Mapping[str, str]:
+              node: lb_model.Node, nodes: frozenset[str]
+              ) -> Mapping[str, str]:
         """Lead what pods send to services to their backends.
 
         Open connections keep theirs.
 
         :param found: all services, by id.
         :param node: this node.
+        :param nodes: addresses on which there are node ports.
         :returns: id of a service -> why it is refused (a limit).
         """
 

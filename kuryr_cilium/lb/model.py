@@ -93,11 +93,13 @@ class Service:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Node:
-    """What a node has to know of itself to choose backends.
+    """A node, as far as services are concerned.
 
     :ivar zone: its zone (label ``topology.kubernetes.io/zone``), '' for
         none.
+    :ivar addresses: canonical addresses, on which it has node ports.
     """
 
     name: str
     zone: str = ''
+    addresses: tuple[str, ...] = ()

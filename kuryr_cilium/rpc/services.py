@@ -56,8 +56,9 @@ def load(wire: dict) -> model.Service:
 
 
 def dump_node(node: model.Node) -> dict:
-    """What a node knows of itself, as JSON types."""
-    return {'name': node.name, 'zone': node.zone}
+    """A node as JSON types."""
+    return {'name': node.name, 'zone': node.zone,
+            'addresses': list(node.addresses)}
 
 
 def load_node(wire: dict) -> model.Node:
@@ -65,7 +66,8 @@ def load_node(wire: dict) -> model.Node:
 
     :raises: KeyError, TypeError, ValueError
     """
-    return model.Node(types.text(wire, 'name'), types.text(wire, 'zone'))
+    return model.Node(types.text(wire, 'name'), types.text(wire, 'zone'),
+                      tuple(map(_address, types.texts(wire['addresses']))))
 
 
 def _dump_backend(backend):

@@ -138,6 +138,15 @@ class TestCase(base.TestCase):
             self.assertLessEqual(len(messages), few, '%s: %s' % (
                 stream, messages))
 
+    def without_dns(self):
+        """Take the pods of the cluster's DNS away for the test."""
+        self.addCleanup(self._scale_dns, 1)
+        self._scale_dns(0)
+
+    def _scale_dns(self, replicas):
+        self.lab.kubectl('scale', 'deployment/coredns', '-n', 'kube-system',
+                         '--replicas=%d' % replicas)
+
     def assertNothingLeft(self, *nodes):
         """Soon nodes have nothing of any pod, nor has Neutron."""
         def left(node):

@@ -31,6 +31,7 @@ class TestIdempotence(base.TestCase):
 
     def setUp(self):
         super().setUp()
+        self.without_dns()
         self.assertNothingLeft()
 
     def cni(self, command, pod, container_id=None):

@@ -19,6 +19,10 @@ from tests.e2e import test_first_packet
 
 class TestReboot(base.TestCase):
 
+    def setUp(self):
+        super().setUp()
+        self.without_dns()
+
     def test_forced_delete_while_the_agent_is_away(self):
         self.assertNothingLeft()
         self.pods(pods.manifest('gone', {}, self.node))

@@ -193,8 +193,9 @@ class BPFDriver(driver.Driver):
             return driver.Applied(self._writer.epoch(), planned.denied)
 
     def serve(self, found: Mapping[str, lb_model.Service],
-              node: lb_model.Node) -> Mapping[str, str]:
-        refused = self._services.update(found, node)
+              node: lb_model.Node, nodes: frozenset[str]
+              ) -> Mapping[str, str]:
+        refused = self._services.update(found, node, nodes)
         self._dirty.set()
         return refused
 

@@ -32,6 +32,9 @@ AFFINITY = 'kc_affinity'
 _SCOPE = 0
 #: The set of backends that holds by which addresses a pod sees itself.
 _SELF = 0
+#: A row with this protocol, and port 0, says that an address is a node's.
+_NODE_PROTOCOL = 255
+_NODE = layout.Svc(0, 0, 0, 0).pack()
 _BATCH = 8192
 
 
@@ -53,6 +56,7 @@ class Services:
         self._themselves = themselves
         self._node_ports = node_ports
         self._node: Optional[model.Node] = None
+        self._nodes: frozenset[str] = frozenset()
         self._table: Optional[plan.Table] = None
         self._lock = threading.Lock()
         # Whether flows may have lost their backends since the last sweep.
@@ -64,17 +68,20 @@ class Services:
         return self._table
 
     def update(self, services: Mapping[str, model.Service],
-               node: model.Node) -> Mapping[str, str]:
+               node: model.Node, nodes: frozenset[str] = frozenset()
+               ) -> Mapping[str, str]:
         """Bring services in force, whatever was before.
 
         :param services: all of them, by id.
         :param node: this one.
+        :param nodes: addresses of nodes, which have node ports.
         :returns: id of a service -> why it is refused.
         :raises: exceptions.DatapathError; the next call begins anew.
         """
         with self._writer.lock:
             anew = self._table is None or self._node != node
             if anew:
+                self._nodes = frozenset()
                 self._node = node
                 self._table = plan.Table(
                     node.name, node.zone,
@@ -86,9 +93,10 @@ class Services:
                 and known.get(name) != service}
             changed.update((name, None) for name in known.keys()
                            - services.keys())
-            if not changed and not anew:
+            if not changed and not anew and nodes == self._nodes:
                 return self._table.refused
             try:
+                self._set_nodes(nodes)
                 self._bring(changed, anew)
             except BaseException:
                 # What the maps hold is unknown now.
@@ -114,6 +122,12 @@ class Services:
                 return None
             self._lost = False
         return lambda *flow: not table.alive(*flow)
+
+    def _set_nodes(self, nodes):
+        self._write(ADDRESSES, [(_node_key(address), _NODE)
+                                for address in nodes - self._nodes])
+        self._delete(ADDRESSES, list(map(_node_key, self._nodes - nodes)))
+        self._nodes = nodes
 
     def _bring(self, changed, anew):
         self._carry_out(self._table.update(changed), anew)
@@ -171,7 +185,7 @@ class Services:
 
     def _purge(self):
         """Delete what an earlier process has left."""
-        rows = {_key(key) for key in self._table.rows}
+        rows = {*map(_key, self._table.rows), *map(_node_key, self._nodes)}
         self._delete(ADDRESSES, [
             bytes(key) for key, _ in libbpf.map_items(
                 self._maps.fd(ADDRESSES)) if bytes(key) not in rows])
@@ -213,6 +227,10 @@ class Services:
 def _each(rows, work):
     for start in range(0, len(rows), _BATCH):
         work(rows[start:start + _BATCH])
+
+
+def _node_key(address):
+    return layout.SvcKey(_SCOPE, address, 0, _NODE_PROTOCOL).pack()
 
 
 def _key(key):

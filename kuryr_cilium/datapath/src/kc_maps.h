@@ -224,7 +224,10 @@ _Static_assert(sizeof(struct kc_ct) == 64, "a connection is one cache line");
 _Static_assert(sizeof(struct kc_ct_key) == 28,
 	       "no holes in a key");
 
-/* An address of a service; a port of 0 is every port that has no entry. */
+/*
+ * An address of a service; a port of 0 is every port that has no entry. With
+ * KC_PROTO_NODE, which says that an address is a node's, there is no service.
+ */
 struct kc_svc_key {
 	__u32 scope;		/* 0 */
 	__u8 addr[16];		/* zero: of every node */

@@ -16,6 +16,8 @@
 
 /* As many backends are tried if a flow would be taken for another one. */
 #define KC_TRIES 4
+/* A row with this protocol, and port 0, says that an address is a node's. */
+#define KC_PROTO_NODE 255
 
 static __always_inline const struct kc_svc *
 kc_svc_find(struct kc_call *c, __be16 port, __u8 proto)
@@ -23,18 +25,6 @@ kc_svc_find(struct kc_call *c, __be16 port, __u8 proto)
 	c->svc.port = port;
 	c->svc.proto = proto;
 	return bpf_map_lookup_elem(&kc_svc_v1, &c->svc);
-}
-
-/* Whether an address is a node's. */
-static __always_inline bool kc_is_node(__u32 space, const __u8 *address)
-{
-	struct kc_addr_key key = { .space = space };
-	const struct kc_peer *peer;
-
-	kc_copy16(key.addr, address);
-	peer = bpf_map_lookup_elem(&kc_addr_v1, &key);
-	return peer && (peer->entity == KC_ENTITY_HOST ||
-			peer->entity == KC_ENTITY_REMOTE_NODE);
 }
 
 /* The service that the packet is addressed to; NULL: none. */
@@ -50,7 +40,7 @@ static __always_inline const struct kc_svc *kc_svc_of(struct kc_call *c)
 	if (svc)
 		return svc;
 	if (port >= range >> 16 && port <= (range & 0xffff) &&
-	    kc_is_node(c->near.space, p->daddr)) {
+	    kc_svc_find(c, 0, KC_PROTO_NODE)) {
 		__builtin_memset(c->svc.addr, 0, 16);
 		if (!(p->flags & KC_PACKET_V6))
 			kc_map4(c->svc.addr, 0);

@@ -16,7 +16,6 @@ import collections
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
-from kuryr_cilium.policy import entities
 from tests.functional.datapath import bench
 from tests.functional.datapath import flows
 from tests.functional.datapath import packets as p
@@ -242,7 +241,8 @@ class TestTranslation(ServiceCase):
         self.bench.set_meta(layout.Meta.NODE_PORTS, 30000 << 16 | 32767)
         remote = {4: '192.0.2.2', 6: 'fd51::2'}
         for version in FAMILIES:
-            self.bench.peer(remote[version], entities.Entity.REMOTE_NODE)
+            for node in (NODE, remote):
+                self.service(node[version], 0, 255)
             any_ = '0.0.0.0' if version == 4 else '::'
             self.service(any_, 30080, p.TCP, [(PEER[version], 8080)])
             mine = A.address(version)

@@ -66,9 +66,10 @@ class ServicesCase(bench.Case):
             self.maps, writer.Writer(self.maps), NETWORKS.get,
             (SELF[4], SELF[6]), NODE_PORTS)
 
-    def update(self, *wanted, zone=''):
+    def update(self, *wanted, zone='', nodes=()):
         return self.services.update({item.id: item for item in wanted},
-                                    model.Node('node-a', zone))
+                                    model.Node('node-a', zone),
+                                    frozenset(nodes))
 
     def rows(self, table):
         return {bytes(key): bytes(value) for key, value in libbpf.map_items(
@@ -134,6 +135,17 @@ class ServicesCase(bench.Case):
 
 
 class TestUpdate(ServicesCase):
+
+    def test_addresses_of_nodes(self):
+        def known():
+            return {key[0] for key in self.addresses() if key[2] == 255}
+        self.update(nodes=('192.0.2.1', 'fd51::1'))
+        self.assertEqual({'192.0.2.1', 'fd51::1'}, known())
+        self.update(nodes=('192.0.2.1', '192.0.2.2'))
+        self.assertEqual({'192.0.2.1', '192.0.2.2'}, known())
+        self.begin()
+        self.update(nodes=('192.0.2.3',))
+        self.assertEqual({'192.0.2.3'}, known())
 
     def test_what_is_written(self):
         backend = model.Backend(PEER[4], 8080, mac=MACS[PEER[4]],

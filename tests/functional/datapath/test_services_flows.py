@@ -88,7 +88,8 @@ class Run:
             (made.set_slice if 'addressType' in obj
              else made.set_service)(obj)
         self._test.assertEqual({}, self._services.update(
-            made.services, model.Node(strategies.NODE, strategies.ZONE)))
+            made.services, model.Node(strategies.NODE, strategies.ZONE),
+            frozenset(strategies.NODES)))
         self._rows = {key: row for key, row
                       in self._services.table.rows.items() if row.count}
         targets = {}

@@ -1,0 +1,135 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Services as pods find them, by address and by name."""
+
+import socket
+
+from tests.e2e import base
+from tests.e2e import pods
+
+NODE_PORT = 30180
+
+
+def service(name, selector, **spec):
+    """A service of both families."""
+    return {'apiVersion': 'v1', 'kind': 'Service', 'metadata': {'name': name},
+            'spec': {'selector': selector,
+                     'ipFamilyPolicy': 'RequireDualStack',
+                     'ports': [{'name': 'tcp', 'port': 80, 'protocol': 'TCP',
+                                'targetPort': base.PORT},
+                               {'name': 'udp', 'port': 80, 'protocol': 'UDP',
+                                'targetPort': base.PORT}], **spec}}
+
+
+class TestServices(base.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        # One on each node, and a client that is one of them.
+        self.servers = self.pods(
+            pods.manifest('server-a', {'app': 'server'}, self.node),
+            pods.manifest('server-b', {'app': 'server'}, self.other_node))
+        for server in self.servers:
+            self.echo(server)
+        self.client, = self.pods(pods.manifest('client', {}, self.node))
+
+    def serve(self, **spec):
+        """Make the service; its addresses, IPv4 and IPv6."""
+        self.create(service('web', {'app': 'server'}, **spec))
+        return self.lab.get('service', '-n', self.namespace,
+                            'web')['spec']['clusterIPs']
+
+    def ask_all(self, client, targets, wanted, times=1):
+        """Within seconds each of some requests has a wanted answer."""
+        def answers():
+            return {(address, port, protocol): pods.ask(
+                client, address, port, protocol)
+                for address, port in targets for protocol in ('tcp', 'udp')
+                for _time in range(times)}
+        base.wait_until(lambda: set(answers().values()) == {wanted}, 15,
+                        lambda: '%s is answered by: %s' % (client,
+                                                           answers()))
+
+    def test_addresses_and_node_ports(self):
+        spec = service('web', {'app': 'server'})['spec']['ports']
+        for port in spec:
+            port['nodePort'] = NODE_PORT
+        found = self.serve(type='NodePort', ports=spec)
+        targets = [(address, 80) for address in found]
+        for node in self.lab.nodes:
+            facts = self.lab.facts['nodes'][node]
+            targets += [(facts['address'], NODE_PORT),
+                        (facts['address6'], NODE_PORT)]
+        for client in (self.client, *self.servers):
+            # Those that are backends reach themselves too, now and then.
+            self.ask_all(client, targets, 'answer', times=4)
+
+    def test_nobody_is_ready(self):
+        found = self.serve()
+        targets = [(address, 80) for address in found]
+        self.ask_all(self.client, targets, 'answer')
+        self.lab.kubectl('label', 'pod', '-n', self.namespace, '--all',
+                         'app-')
+        self.ask_all(self.client, targets, 'refused')
+        self.ask_all(self.client, [(found[0], 81)], 'refused')
+        self.lab.kubectl('label', 'pod', '-n', self.namespace, 'server-b',
+                         'app=server')
+        self.ask_all(self.client, targets, 'answer')
+
+    def test_policy_is_about_backends(self):
+        targets = [(address, 80) for address in self.serve()]
+        self.create(pods.policy(
+            'backends', {}, policyTypes=['Egress'], egress=[{
+                'to': [{'podSelector': {'matchLabels': {'app': 'server'}}}],
+                'ports': [{'protocol': protocol, 'port': base.PORT}
+                          for protocol in ('TCP', 'UDP')]}]))
+        self.ask_all(self.client, targets, 'answer')
+        self.create(pods.policy('closed', {'app': 'server'},
+                                policyTypes=['Ingress']))
+        self.ask_all(self.client, targets, None)
+
+    def test_an_open_connection_outlives_the_agent_and_the_service(self):
+        address, address6 = self.serve()
+        flows = []
+        for version, target in ((4, address), (6, address6)):
+            flow = self.client.bound(socket.SOCK_STREAM, version)
+            self.addCleanup(flow.close)
+            flow.settimeout(5)
+            base.wait_until(lambda: flow.connect_ex((target, 80)) in (
+                0, 106), 15, 'the service answers')
+            flows.append(flow)
+        self.lab.part('restart', self.node + '/agent', '--kill')
+        self.lab.wait_agent(self.node)
+        self.lab.kubectl('delete', 'service', '-n', self.namespace, 'web')
+        base.wait_until(lambda: not self._answers(address), 15,
+                        'the service is gone')
+        for flow in flows:
+            flow.sendall(b'still there')
+            self.assertEqual(b'still there', flow.recv(100))
+
+    def _answers(self, address):
+        try:
+            return pods.reaches(self.client, address, 80)
+        except OSError:
+            # To the router it is an address of nobody's network.
+            return False
+
+    def test_names(self):
+        self.serve()
+        name = 'web.%s.svc.cluster.local:80' % self.namespace
+        base.wait_until(lambda: self.client.exec(
+            '/agnhost', 'connect', '--timeout=1s', name,
+            check=False) == '', 20, 'the name is known')
+        self.assertIn('REFUSED', self.client.exec(
+            'sh', '-c', '/agnhost connect --timeout=1s %s 2>&1 || true' %
+            name.replace(':80', ':81')))
