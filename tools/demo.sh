@@ -44,6 +44,7 @@ on_node() { $lab shell "$1" -- "${@:2}"; }
 now() { date +%s%N; }
 seconds() { awk -v ns="$1" 'BEGIN { printf "%.1f", ns / 1e9 }'; }
 
+service=deathstar.galaxy.svc.cluster.local
 scratch=$(mktemp -d /tmp/kuryr-cilium-demo.XXXXXX)
 finish() {
     local code=$?
@@ -122,6 +123,19 @@ landings() {
     done
 }
 
+# by_name SHIP ANSWER: a ship asks for the service by its name.
+by_name() {
+    local answer
+    show "kubectl exec $1 -- /agnhost connect --timeout=2s $service:80"
+    answer=$(kubectl exec -n galaxy "$1" -- sh -c \
+        "/agnhost connect --timeout=2s $service:80 2>&1 || true" 2>&1)
+    if [ "${answer:-CONNECTED}" = "$2" ]; then
+        good "$1, by the name of the service: $2"
+    else
+        bad "$1, by the name of the service: $2 was expected, not ${answer:-CONNECTED}"
+    fi
+}
+
 act 'Act 1: a cluster'
 case $($lab status -o json | tr -d ' \n') in
 *'"up":false'*) ;;
@@ -194,6 +208,8 @@ indent <"$scratch/cast"
 
 act 'Act 3: a galaxy without policy'
 landings 'without policy' tiefighter:landed xwing:landed
+by_name tiefighter CONNECTED
+by_name xwing CONNECTED
 
 act 'Act 4: only the empire may land'
 show 'cat tools/demo/policy.yaml'
@@ -205,6 +221,8 @@ until ! kubectl exec -n galaxy xwing -- /agnhost connect --timeout=300ms "${star
     [ $(($(now) - begin)) -lt 15000000000 ] || die 'the policy is not in force after 15 s'
 done
 landings 'with empire-only' tiefighter:landed 'xwing:timed out'
+by_name tiefighter CONNECTED
+by_name xwing TIMEOUT
 
 act 'Act 5: what the nodes saw'
 say 'A node knows the names of its own pods, and the addresses of all.'
