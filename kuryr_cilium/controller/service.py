@@ -226,6 +226,7 @@ class Controller:
     def _pod_changed(self, change, obj):
         uid = self._pods.update(change, obj)
         self._views.pod(change, obj)
+        self._services.pod(change, obj)
         if uid is None:
             return
         with self._lock:

@@ -67,6 +67,11 @@ class Services:
         else:
             self._apply(self._services.set_slice, obj)
 
+    def pod(self, change: str, obj: Mapping[str, Any]) -> None:
+        """A handler for pods, after those that know their VIFs."""
+        for item in (obj.get('status') or {}).get('podIPs') or ():
+            self._apply(self._services.pod_changed, item.get('ip'))
+
     def node(self, change: str, obj: Mapping[str, Any]) -> None:
         """A reflector's handler for nodes."""
         name = obj['metadata']['name']

@@ -56,6 +56,8 @@ class Services:
         self._of: dict[str, set[str]] = collections.defaultdict(set)
         self._services: dict[str, model.Service] = {}
         self._problems: dict[str, str] = {}
+        # Address of a backend -> services that have it.
+        self._backed: dict[str, set[str]] = collections.defaultdict(set)
 
     @property
     def services(self) -> Mapping[str, model.Service]:
@@ -103,6 +105,22 @@ class Services:
         before = self._unlist(uid)
         return self._settle(before) if before else frozenset()
 
+    def pod_changed(self, address: str) -> frozenset[str]:
+        """An address may have another pod, or its pod another port.
+
+        :returns: as set_service().
+        """
+        facts = self._facts(address)
+        stale = [name for name in self._backed.get(address, ())
+                 if any(backend.address == address and
+                        (backend.mac, backend.network_id) != facts
+                        for port in self._services[name].ports
+                        for backend in port.backends)]
+        return frozenset().union(*map(self._settle, stale))
+
+    def _facts(self, address):
+        return self._pod(address) or ('', '')
+
     def _unlist(self, uid):
         obj = self._slices.pop(uid, None)
         if obj is None:
@@ -128,7 +146,17 @@ class Services:
             del self._services[name]
         else:
             self._services[name] = now
+        self._list_backends(name, before, now)
         return frozenset((name,))
+
+    def _list_backends(self, name, before, now):
+        before, now = map(_backends_of, (before, now))
+        for address in before - now:
+            self._backed[address].discard(name)
+            if not self._backed[address]:
+                del self._backed[address]
+        for address in now - before:
+            self._backed[address].add(name)
 
     def _service(self, uid, name):
         obj = self._objects[uid]
@@ -200,7 +228,7 @@ class Services:
         # All the addresses of an endpoint are the same one's: the first.
         for address in _addresses((endpoint.get('addresses') or ())[:1]):
             hints = endpoint.get('hints') or {}
-            mac, network = self._pod(address) or ('', '')
+            mac, network = self._facts(address)
             yield model.Backend(
                 address, port, endpoint.get('nodeName') or '', not ready,
                 _names(hints.get('forZones')), _names(hints.get('forNodes')),
@@ -217,6 +245,12 @@ def _service_of(obj):
     if not name or obj.get('addressType') not in ('IPv4', 'IPv6'):
         return None
     return '%s/%s' % (obj['metadata']['namespace'], name)
+
+
+def _backends_of(service):
+    """Addresses of a service's backends."""
+    return {backend.address for port in (service.ports if service else ())
+            for backend in port.backends}
 
 
 def _names(items):

@@ -154,6 +154,25 @@ class TestOrder(base.TestCase):
         known.clear()
         known.update(now)
 
+    def test_a_pod_that_is_known_after_its_slice(self):
+        known = {}
+        made = services.Services(known.get)
+        for obj in (service(), piece('10.0.0.1', '10.0.0.2'),
+                    service('b', clusterIP='172.30.0.2'),
+                    piece('10.0.0.2', name='b')):
+            (made.set_slice if 'addressType' in obj else made.set_service)(
+                obj)
+        self.assertEqual(frozenset(), made.pod_changed('10.0.0.1'))
+        known['10.0.0.2'] = 'mac', 'net'
+        self.assertEqual({'n1/a', 'n1/b'}, made.pod_changed('10.0.0.2'))
+        self.assertEqual(frozenset(), made.pod_changed('10.0.0.2'))
+        first, second = made.services['n1/a'].ports[0].backends
+        self.assertEqual(('', ''), (first.mac, first.network_id))
+        self.assertEqual(('mac', 'net'), (second.mac, second.network_id))
+        del known['10.0.0.2']
+        made.delete_slice('slice-b-0')
+        self.assertEqual({'n1/a'}, made.pod_changed('10.0.0.2'))
+
     def test_a_slice_changes_hands(self):
         moving, other = piece('10.0.0.1'), service('b', clusterIP='172.30.0.2')
         made = listed([service(), other, moving])
