@@ -107,14 +107,25 @@ static __always_inline int kc_ct_recheck(struct __sk_buff *skb, struct kc_ct *ct
 	return reason ? KC_DROP_POLICY_CHANGED : KC_ALLOWED;
 }
 
-/* Whether a packet in the other direction shows that a connection stands. */
-static __always_inline bool kc_answers(const struct kc_packet *p)
+/*
+ * Whether a packet shows that a half-open connection stands: an answer. What
+ * has no states must go on after the answer, too: one question and one answer,
+ * as of DNS, are over then and take no room.
+ */
+static __always_inline bool kc_ct_stands(struct kc_ct *ct,
+					 const struct kc_packet *p,
+					 __u8 direction)
 {
 	const __u8 both = KC_TCP_SYN | KC_TCP_ACK;
+	bool answer = ct->direction != direction;
 
 	if (p->proto == IPPROTO_TCP)
-		return (p->tcp_flags & both) == both;
-	return !(p->tcp_flags & KC_TCP_RST);	/* SCTP */
+		return answer && (p->tcp_flags & both) == both;
+	if (p->proto == IPPROTO_SCTP)
+		return answer && !(p->tcp_flags & KC_TCP_RST);
+	if (answer)
+		ct->flags |= KC_CT_REPLIED;
+	return !answer && ct->flags & KC_CT_REPLIED;
 }
 
 /*
@@ -194,8 +205,7 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 			kc_ct_close(ct, p, e->direction);
 		if (ct->flags & KC_CT_CLOSING)
 			e->action = half ? KC_DO_NOTHING : KC_DO_DEMOTE;
-		else if (half && ct->direction != e->direction &&
-			 kc_answers(p))
+		else if (half && kc_ct_stands(ct, p, e->direction))
 			e->action = KC_DO_PROMOTE;
 		return KC_ALLOWED;
 	}

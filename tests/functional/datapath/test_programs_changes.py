@@ -83,6 +83,7 @@ class TestPolicyChange(flows.ConnectionCase):
     def test_server_does_not_open_it_the_other_way(self):
         self.udp_in()
         self.udp_out()
+        self.udp_in()
         self.rules(DENY, ALLOW)
         for _ in range(3):
             self.udp_in(Reason.POLICY_CHANGED)

@@ -183,11 +183,23 @@ class TestOthers(flows.ConnectionCase):
             self.udp_in(lport=4001)
             self.udp_out(lport=4001)
 
+    def test_a_question_and_its_answer_take_no_room(self):
+        for port in range(1, 50):
+            self.udp_out(lport=port)
+            self.udp_in(lport=port)
+        self.assertEqual({}, self.bench.connections())
+        self.assertEqual(0, self.count())
+        self.udp_out(lport=1)
+        self.assertEqual(1, self.count())
+
     def test_udp_times(self):
         self.rules(DENY, ALLOW)
         self.udp_out()
         self.bench.age(29, HALF)
         self.udp_in()
+        self.bench.age(179, HALF)
+        self.udp_out()
+        self.assertEqual(Flag.REPLIED, self.only().flags)
         self.bench.age(179)
         self.udp_in()
         self.bench.age(181)
@@ -261,18 +273,25 @@ class TestOthers(flows.ConnectionCase):
 
 class TestRoom(flows.ConnectionCase):
 
+    def converse(self, port):
+        """Have a connection that stands."""
+        self.udp_out(lport=port)
+        self.udp_in(lport=port)
+        self.udp_out(lport=port)
+
     def test_quota(self):
         self.bench.set_meta(layout.Meta.CT_QUOTA, 3)
         for port in range(3):
-            self.udp_out(lport=port)
-            self.udp_in(lport=port)
+            self.converse(port)
         self.udp_out(lport=3)
-        self.udp_in(Reason.CT_QUOTA, lport=3)
+        self.udp_in(lport=3)
+        self.udp_out(Reason.CT_QUOTA, lport=3)
         # What is open stays so, and the node's own traffic passes.
         self.udp_in(lport=2)
         packet = p.ip(NODE[4], A.v4, p.UDP, p.udp(1, 2))
         self.assertEqual(PASS, self.bench.from_host(packet))
         self.assertOut(PASS, p.ip(A.v4, NODE[4], p.UDP, p.udp(2, 1)))
+        self.assertEqual(PASS, self.bench.from_host(packet))
         self.assertEqual(4, self.count())
 
     def test_what_is_closed_is_not_of_the_quota(self):
@@ -292,14 +311,15 @@ class TestRoom(flows.ConnectionCase):
     def test_full(self):
         self.bench = self.useFixture(bench.Bench({'kc_ct': 2}))
         for port in range(2):
-            self.udp_out(lport=port)
-            self.udp_in(lport=port)
+            self.converse(port)
         self.udp_out(lport=3)
-        self.udp_in(Reason.CT_FULL, lport=3)
+        self.udp_in(lport=3)
+        self.udp_out(Reason.CT_FULL, lport=3)
         self.udp_in(lport=1)
         packet = p.ip(NODE[4], A.v4, p.UDP, p.udp(1, 2))
         self.assertEqual(PASS, self.bench.from_host(packet))
         self.assertOut(PASS, p.ip(A.v4, NODE[4], p.UDP, p.udp(2, 1)))
+        self.assertEqual(PASS, self.bench.from_host(packet))
 
     def test_requests_push_no_connection_out(self):
         self.bench = self.useFixture(bench.Bench({'kc_ct_new': 64}))

@@ -178,6 +178,7 @@ class TestTranslation(ServiceCase):
         self.service(VIP[4], 80, p.UDP, [(PEER[4], 53)])
         self.sent(l4(A.v4, VIP[4], p.UDP, 4000, 80))
         self.received(l4(PEER[4], A.v4, p.UDP, 53, 4000))
+        self.sent(l4(A.v4, VIP[4], p.UDP, 4000, 80))
         self.bench.age(200)
         self.service(VIP[4], 80, p.UDP, [(OTHER[4], 53)])
         out = self.sent(l4(A.v4, VIP[4], p.UDP, 4000, 80))

@@ -125,6 +125,7 @@ class ServicesCase(bench.Case):
         self.assertInto(bench.REDIRECT, programs.l4(
             found.flow[1], A.v4, protocol, found.flow[3], sport, SYN_ACK))
         self.assertEqual(vip, p.Parsed(self.bench.frame).flow[0])
+        self.goes_on(vip, sport, protocol, port)
         return found.flow[1]
 
     def goes_on(self, vip, sport, protocol=p.UDP, port=80):
