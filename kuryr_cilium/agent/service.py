@@ -182,6 +182,7 @@ class AgentService(service.Service):
                 self._store.list(), self._views.current,
                 self._views.denied, self._datapath.connections()),
             '/v1/policies': lambda: describe.policies(self._views.current),
+            '/v1/services': self._served,
             '/v1/drops': lambda: dict(self._datapath.drops()),
             '/v1/rulesets': lambda: [
                 dataclasses.asdict(found)
@@ -196,6 +197,13 @@ class AgentService(service.Service):
         self._views.hint(epoch, changed)
         if self._services is not None:
             self._services.hint(epoch, changed)
+
+    def _served(self):
+        if self._services is None:
+            return describe.services(None, None, {}, {})
+        return describe.services(
+            self._services.current(), self._services.trouble(),
+            self._services.refused(), self._datapath.conflicts())
 
     def _begin(self, undo, part):
         part.start()

@@ -200,6 +200,9 @@ class TestAgent(base.TestCase):
         code, text = self.cli('drop', 'list', '-f', 'yaml')
         self.assertIn('packets: 3', text)
         self.assertEqual(0, self.cli('monitor')[0])
+        code, text = self.cli('service', 'list')
+        self.assertEqual(0, code)
+        self.assertIn('may be out of date', text)
 
     def test_stops_within_seconds_and_starts_after_a_kill(self):
         self.remember()
