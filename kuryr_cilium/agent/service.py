@@ -46,6 +46,7 @@ from kuryr_cilium.agent import trace
 from kuryr_cilium.agent import viewfile
 from kuryr_cilium import exceptions
 from kuryr_cilium.k8s import client as k8s_client
+from kuryr_cilium.lb import model as lb_model
 from kuryr_cilium.linux import netlink
 from kuryr_cilium.monitor import events
 from kuryr_cilium.monitor import health
@@ -123,6 +124,10 @@ class AgentService(service.Service):
         self._views.load()
         if self._services is not None:
             self._services.load()
+        else:
+            # What was in force before services were switched off.
+            self._datapath.serve({}, lb_model.Node(self._conf.agent.host),
+                                 frozenset())
         self._plugger.resume()
         self._monitor.start()
         # NOTE: what is called last here is the first to stop: no request and
