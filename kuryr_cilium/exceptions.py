@@ -142,6 +142,11 @@ class NotFound(KuryrCiliumException):
     message = '%(what)s is not on this node; see "%(command)s".'
 
 
+class ServicesOff(KuryrCiliumException):
+    message = ('Services are switched off on this node: [services] enabled is '
+               'false in the configuration of its agent.')
+
+
 class PolicyUnknown(KuryrCiliumException):
     message = ('There is no policy %(policy)s%(near)s; name it as '
                'KIND/NAMESPACE/NAME, see "kuryr-cilium policy list".')

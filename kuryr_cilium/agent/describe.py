@@ -15,6 +15,7 @@
 import json
 from typing import Iterable, Mapping, Optional
 
+from kuryr_cilium.lb import model as lb_model
 from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
 from kuryr_cilium import vif as kc_vif
@@ -74,6 +75,52 @@ def policies(view: Optional[model.View]) -> list[dict]:
                                         r['ruleset']))
 
 
+def services(found: Optional[Mapping[str, lb_model.Service]],
+             trouble: Optional[str], refused: Mapping[str, str],
+             conflicts: Mapping[str, str]) -> dict:
+    """The services that this node's pods reach.
+
+    :param found: by id; None: services are switched off.
+    :param trouble: what keeps them from being current.
+    :param refused: id -> why there was no room for all of it.
+    :param conflicts: id -> which of its addresses is another service's.
+    """
+    if found is None:
+        return {'enabled': False, 'trouble': None, 'services': []}
+    return {'enabled': True, 'trouble': trouble, 'services': [
+        _service(found[name], [why[name] for why in (refused, conflicts)
+                               if name in why])
+        for name in sorted(found)]}
+
+
+def _service(service, refusals):
+    state = 'in force'
+    if refusals:
+        state = 'refused: ' + '; '.join(refusals)
+    return {
+        'namespace': service.namespace,
+        'name': service.name,
+        'addresses': list(service.addresses),
+        'external': list(service.external),
+        'ports': [{
+            'name': port.name,
+            'protocol': _protocol(port.protocol),
+            'port': port.port,
+            'node_port': port.node_port,
+            'backends': [{
+                'address': backend.address,
+                'port': backend.port,
+                'node': backend.node,
+                'state': 'draining' if backend.draining else 'ready',
+            } for backend in port.backends],
+        } for port in service.ports],
+        'affinity_seconds': service.affinity,
+        'internal_traffic_policy':
+            'Local' if service.internal_local else 'Cluster',
+        'state': state,
+    }
+
+
 def _side(endpoint, direction, view, denied):
     """What judges one direction of an endpoint."""
     if endpoint is None:
@@ -129,9 +176,13 @@ def _compact(definition):
         return definition
 
 
+def _protocol(number):
+    return next((name for name, value in model.PROTOCOLS.items()
+                 if value == number), str(number or 'any'))
+
+
 def _port(port):
-    name = next((name for name, number in model.PROTOCOLS.items()
-                 if number == port.protocol), str(port.protocol or 'any'))
+    name = _protocol(port.protocol)
     if (port.first, port.last) == (0, 65535):
         return name
     if port.first == port.last:

@@ -46,6 +46,7 @@ from kuryr_cilium.agent import trace
 from kuryr_cilium.agent import viewfile
 from kuryr_cilium import exceptions
 from kuryr_cilium.k8s import client as k8s_client
+from kuryr_cilium.lb import model as lb_model
 from kuryr_cilium.linux import netlink
 from kuryr_cilium.monitor import events
 from kuryr_cilium.monitor import health
@@ -123,6 +124,10 @@ class AgentService(service.Service):
         self._views.load()
         if self._services is not None:
             self._services.load()
+        else:
+            # What was in force before services were switched off.
+            self._datapath.serve({}, lb_model.Node(self._conf.agent.host),
+                                 frozenset())
         self._plugger.resume()
         self._monitor.start()
         # NOTE: what is called last here is the first to stop: no request and
@@ -182,6 +187,7 @@ class AgentService(service.Service):
                 self._store.list(), self._views.current,
                 self._views.denied, self._datapath.connections()),
             '/v1/policies': lambda: describe.policies(self._views.current),
+            '/v1/services': self._served,
             '/v1/drops': lambda: dict(self._datapath.drops()),
             '/v1/rulesets': lambda: [
                 dataclasses.asdict(found)
@@ -196,6 +202,13 @@ class AgentService(service.Service):
         self._views.hint(epoch, changed)
         if self._services is not None:
             self._services.hint(epoch, changed)
+
+    def _served(self):
+        if self._services is None:
+            return describe.services(None, None, {}, {})
+        return describe.services(
+            self._services.current(), self._services.trouble(),
+            self._services.refused(), self._datapath.conflicts())
 
     def _begin(self, undo, part):
         part.start()

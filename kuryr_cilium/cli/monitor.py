@@ -66,6 +66,8 @@ def line(event: dict) -> str:
         event['time'], event['verdict'], event['direction'],
         event['protocol'], _side(event, 'source'),
         _side(event, 'destination'))
+    if event['service']:
+        text += ' by service ' + event['service']
     if event['reason']:
         text += '  (%s)' % event['reason']
     if event['policies']:

@@ -27,6 +27,7 @@ from kuryr_cilium.cli import monitor
 from kuryr_cilium.cli import node
 from kuryr_cilium.cli import policies
 from kuryr_cilium.cli import rulesets
+from kuryr_cilium.cli import services
 from kuryr_cilium.cli import trace
 from kuryr_cilium.conf import agent as agent_conf
 from kuryr_cilium.conf import kubernetes as kubernetes_conf
@@ -44,6 +45,8 @@ COMMANDS = {
     'policy show': policies.PolicyShow,
     'policy trace': trace.PolicyTrace,
     'ruleset list': rulesets.RulesetList,
+    'service list': services.ServiceList,
+    'service show': services.ServiceShow,
     'drop list': commands.DropList,
     'monitor': monitor.Monitor,
 }

@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""Events on policies and pods that can't be taken as they are.
+"""Events on policies, pods and services that can't be taken as they are.
 
 Such a policy denies what it can't express, so its author has to be told why
 nothing gets through.
@@ -25,6 +25,7 @@ from kuryr_cilium.k8s import resources
 
 POLICY_ISOLATES = 'PolicyIsolates'
 INVALID_VIF = 'InvalidVIF'
+PORT_NOT_SERVED = 'PortNotServed'
 
 
 class Problems:
@@ -79,6 +80,11 @@ class Problems:
                 reference, events.WARNING, INVALID_VIF,
                 'The pod has no network: %s. Delete the pod; if it comes '
                 'again, look for what else writes this annotation.' %
+                '; '.join(text))
+        elif reference['kind'] == resources.SERVICES.kind:
+            self._event(
+                reference, events.WARNING, PORT_NOT_SERVED,
+                'Pods do not reach all ports of this service: ' +
                 '; '.join(text))
         else:
             self._event(

@@ -98,7 +98,7 @@ class Controller:
             self._changed, lambda: self._elector.epoch, self._current,
             kinds.Options(tuple(conf.policy.exempt_namespaces),
                           conf.policy.allow_egress_to_own_node))
-        self._problems = problems.Problems(self._views.problems,
+        self._problems = problems.Problems(self._all_problems,
                                            self._events.event)
         self._conditions = conditions.Conditions(
             self._api, self._views.problems, self._elector.leads)
@@ -117,8 +117,9 @@ class Controller:
         self._reflectors = [
             self._reflector(resources.NAMESPACES, self._views.namespace),
             self._reflector(resources.NODES, self._node_changed),
-            self._reflector(resources.SERVICES, self._views.service,
-                            self._services.service),
+            self._reflector(resources.SERVICES,
+                            self._problems.handler(resources.SERVICES),
+                            self._views.service, self._services.service),
             self._reflector(resources.ENDPOINT_SLICES, self._views.slice,
                             self._services.slice),
             self._reflector(
@@ -209,6 +210,13 @@ class Controller:
         # Before all is listed no agent gets anything, so none is told.
         if self._standing.is_set():
             self._hints.add(changes)
+
+    def _all_problems(self):
+        """What can't be taken as it is: UID -> why."""
+        found = dict(self._views.problems())
+        for uid, problem in self._services.problems().items():
+            found[uid] = [problem]
+        return found
 
     def _services_changed(self, keys):
         self._changed(world.Changes(pieces=keys))

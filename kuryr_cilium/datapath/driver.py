@@ -222,6 +222,10 @@ class Driver(abc.ABC):
         """
 
     @abc.abstractmethod
+    def conflicts(self) -> Mapping[str, str]:
+        """Services that want an address that another one has: id -> why."""
+
+    @abc.abstractmethod
     def events(self) -> Iterator[FlowEvent]:
         """Events as they come; ends when the driver is stopped."""
 

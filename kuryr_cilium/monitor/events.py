@@ -43,6 +43,8 @@ class NamedEvent:
     :ivar pod: namespace/name of the pod judged, '' if unknown.
     :ivar source_pod: namespace/name of the sender, '' if the node's view
         doesn't name it.
+    :ivar service: namespace/name of the service that the pod asked, '' for
+        none; the destination is its backend, if it has one.
     """
 
     seq: int
@@ -60,12 +62,15 @@ class NamedEvent:
     destination_port: int
     protocol: str
     policies: tuple[str, ...]
+    service: str = ''
 
     def __str__(self):
         parts = [self.verdict, self.direction, self.protocol,
                  _side(self.source, self.source_port, self.source_pod), '->',
                  _side(self.destination, self.destination_port,
                        self.destination_pod)]
+        if self.service:
+            parts.append('by service ' + self.service)
         if self.reason:
             parts.append('reason ' + self.reason)
         if self.policies:
@@ -262,7 +267,7 @@ def name(seq: int, event: driver.FlowEvent, names: Names) -> NamedEvent:
         pod, event.uid, event.source, source, event.source_port,
         event.destination, destination, event.destination_port,
         _PROTOCOLS.get(event.protocol, str(event.protocol or '')),
-        tuple(event.rule))
+        tuple(event.rule), event.service)
 
 
 def _utc(seconds):

@@ -199,6 +199,9 @@ class BPFDriver(driver.Driver):
         self._dirty.set()
         return refused
 
+    def conflicts(self) -> Mapping[str, str]:
+        return self._services.conflicts()
+
     def events(self) -> Iterator[driver.FlowEvent]:
         return events.read(self._maps.fd(maps.EVENTS), self._names,
                            self._stopped)

@@ -109,6 +109,11 @@ class Services:
         table = self._table
         return table.names.get(number, '') if table else ''
 
+    def conflicts(self) -> Mapping[str, str]:
+        """Services that want an address that another one has: id -> why."""
+        with self._writer.lock:
+            return self._table.conflicts() if self._table else {}
+
     def lost(self) -> Optional[Callable[
             [str, int, int, tuple[str, int]], bool]]:
         """Which flows have lost their backends since the last call.

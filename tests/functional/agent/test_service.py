@@ -200,6 +200,18 @@ class TestAgent(base.TestCase):
         code, text = self.cli('drop', 'list', '-f', 'yaml')
         self.assertIn('packets: 3', text)
         self.assertEqual(0, self.cli('monitor')[0])
+        code, text = self.cli('service', 'list')
+        self.assertEqual(0, code)
+        self.assertIn('may be out of date', text)
+
+    def test_services_are_switched_off(self):
+        with self.config.open('a') as stream:
+            stream.write('[services]\nenabled = false\n')
+        self.assertNotIn('services', self.start()['checks'])
+        self.assertIn('node-1 serves []', self.log())
+        code, text = self.cli('service', 'list')
+        self.assertEqual(1, code)
+        self.assertIn('[services] enabled is false', text)
 
     def test_stops_within_seconds_and_starts_after_a_kill(self):
         self.remember()

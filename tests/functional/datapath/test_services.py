@@ -166,6 +166,11 @@ class TestUpdate(ServicesCase):
         self.assertEqual(30000 << 16 | 32767,
                          self.maps.meta(layout.Meta.NODE_PORTS))
 
+    def test_an_address_that_two_want(self):
+        self.assertEqual({}, self.services.conflicts())
+        self.update(many(1), many(1, 2, name='b'))
+        self.assertEqual(['n1/b'], list(self.services.conflicts()))
+
     def test_only_what_is_different(self):
         wanted = [many(5, n, name='s%d' % n, vip='172.30.0.%d' % n)
                   for n in range(1, 30)]

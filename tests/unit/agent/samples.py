@@ -123,6 +123,9 @@ class Datapath:
         self.reported = []
         self.stopped.wait()
 
+    def conflicts(self):
+        return {}
+
     def drops(self):
         return {'POLICY': 3}
 

@@ -12,6 +12,7 @@
 
 from kuryr_cilium.agent import describe
 from kuryr_cilium.agent import store
+from kuryr_cilium.lb import model as lb_model
 from kuryr_cilium.policy import model
 from tests import base
 from tests.unit.agent import samples
@@ -89,3 +90,46 @@ class TestPolicies(base.TestCase):
         self.assertEqual([(['anything'], ['any']),
                           ([], ['any', 'UDP/5-9', 'SCTP'])],
                          [(r['peers'], r['ports']) for r in rules])
+
+
+class TestServices(base.TestCase):
+
+    SERVICE = lb_model.Service(
+        'shop', 'web', '2026-01-01T00:00:00Z', ('10.96.0.7', 'fd00:96::7'),
+        ('192.0.2.7',), (lb_model.Port('http', 6, 80, 30080, (
+            lb_model.Backend('10.99.3.7', 8080, 'node-a'),
+            lb_model.Backend('10.99.3.8', 8080, draining=True))),), 60)
+
+    def test_a_service(self):
+        self.assertEqual({'enabled': True, 'trouble': None, 'services': [{
+            'namespace': 'shop', 'name': 'web',
+            'addresses': ['10.96.0.7', 'fd00:96::7'],
+            'external': ['192.0.2.7'],
+            'ports': [{
+                'name': 'http', 'protocol': 'TCP', 'port': 80,
+                'node_port': 30080, 'backends': [
+                    {'address': '10.99.3.7', 'port': 8080, 'node': 'node-a',
+                     'state': 'ready'},
+                    {'address': '10.99.3.8', 'port': 8080, 'node': '',
+                     'state': 'draining'}]}],
+            'affinity_seconds': 60, 'internal_traffic_policy': 'Cluster',
+            'state': 'in force'}]},
+            describe.services({'shop/web': self.SERVICE}, None, {}, {}))
+
+    def test_refused(self):
+        for refused, conflicts, state in (
+                ({'shop/web': 'no room'}, {}, 'refused: no room'),
+                ({}, {'shop/web': 'taken'}, 'refused: taken'),
+                ({'shop/web': 'no room'}, {'shop/web': 'taken'},
+                 'refused: no room; taken'),
+                ({'shop/db': 'no room'}, {}, 'in force')):
+            service, = describe.services(
+                {'shop/web': self.SERVICE}, None, refused, conflicts
+            )['services']
+            self.assertEqual(state, service['state'])
+
+    def test_not_current_and_off(self):
+        self.assertEqual(
+            {'enabled': True, 'trouble': 'no answer', 'services': []},
+            describe.services({}, 'no answer', {}, {}))
+        self.assertFalse(describe.services(None, None, {}, {})['enabled'])

@@ -26,6 +26,7 @@ import threading
 import fixtures
 
 from kuryr_cilium.agent import api
+from kuryr_cilium.agent import describe
 from kuryr_cilium.cli import cluster
 from kuryr_cilium.cli import compiled
 from kuryr_cilium.cli import shell
@@ -109,6 +110,7 @@ class Agent(fixtures.Fixture):
     :ivar damage: function of an answer of /v1/trace that changes it.
     :ivar asked: queries of /v1/trace.
     :ivar described: what /v1/policies answers.
+    :ivar services: what /v1/services answers.
     """
 
     def __init__(self, host, objects):
@@ -117,6 +119,7 @@ class Agent(fixtures.Fixture):
         self.damage = lambda answer: None
         self.asked = []
         self.described = []
+        self.services = describe.services({}, None, {}, {})
         self.load(objects)
 
     def load(self, objects):
@@ -135,6 +138,7 @@ class Agent(fixtures.Fixture):
             '/v1/status': lambda: {'host': self.host},
             '/v1/endpoints': lambda: self.endpoints,
             '/v1/policies': lambda: self.described,
+            '/v1/services': lambda: self.services,
             '/v1/rulesets': self._rulesets,
         }, self.ring, {'/v1/trace': self._trace})
         server.start()

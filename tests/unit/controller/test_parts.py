@@ -335,3 +335,10 @@ class TestProblems(base.TestCase):
         self.found['p'] = ['not JSON']
         self.problems.review()
         self.assertEqual('InvalidVIF', self.events[0][2])
+
+    def test_service(self):
+        self.problems.handler(resources.SERVICES)(reflector.ADDED, self.obj)
+        self.found['p'] = ['spec.ports: port 80 is SCTP']
+        self.problems.review()
+        self.assertEqual('PortNotServed', self.events[0][2])
+        self.assertIn('port 80 is SCTP', self.events[0][3])

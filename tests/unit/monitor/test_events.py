@@ -24,11 +24,12 @@ VIEW = model.View(1, True, {samples.UID: samples.endpoint(), 'peer': PEER},
 
 
 def event(uid=samples.UID, direction='ingress', verdict='drop',
-          source='10.99.0.9', destination='10.99.3.7', protocol=6, port=80):
+          source='10.99.0.9', destination='10.99.3.7', protocol=6, port=80,
+          service=''):
     return driver.FlowEvent(
         1700000000.25, uid, direction, verdict,
         'POLICY' if verdict == 'drop' else '', source, destination, protocol,
-        40000, port, ('NetworkPolicy/default/landing',))
+        40000, port, ('NetworkPolicy/default/landing',), service)
 
 
 class TestNames(base.TestCase):
@@ -49,6 +50,14 @@ class TestNames(base.TestCase):
             'drop ingress TCP default/peer (10.99.0.9:40000) -> default/web '
             '(10.99.3.7:80) reason POLICY by NetworkPolicy/default/landing',
             str(named))
+
+    def test_the_service_that_was_asked(self):
+        named = self.name(uid='peer', direction='egress',
+                          service='shop/web')
+        self.assertEqual('shop/web', named.service)
+        self.assertIn('(10.99.3.7:80) by service shop/web reason POLICY',
+                      str(named))
+        self.assertEqual('', self.name().service)
 
     def test_a_peer_beyond_the_node(self):
         named = self.name(source='fd99::1', destination='fd99::3:7')
