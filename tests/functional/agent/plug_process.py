@@ -28,6 +28,7 @@ from kuryr_cilium.agent import store
 from kuryr_cilium.binding import ovs
 from kuryr_cilium.conf import binding as binding_conf
 from kuryr_cilium.conf import datapath as datapath_conf
+from kuryr_cilium.conf import services as services_conf
 from kuryr_cilium.datapath.bpf import driver as bpf_driver
 from kuryr_cilium.linux import netlink
 from kuryr_cilium.policy import model
@@ -47,7 +48,7 @@ def plugger(kind, folder, ovsdb):
     :param kind: 'fake', or 'bpf' for the real datapath.
     """
     conf = cfg.ConfigOpts()
-    for module in (binding_conf, datapath_conf):
+    for module in (binding_conf, datapath_conf, services_conf):
         module.register_opts(conf)
     conf.set_override('ovsdb_connection', ovsdb, 'binding')
     conf.set_override('ovsdb_timeout', int(base.scaled(10)), 'binding')
