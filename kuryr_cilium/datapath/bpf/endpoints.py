@@ -95,6 +95,9 @@ class Endpoints:
         self._spaces = spaces
         self._endpoints: dict[int, rows.EndpointRow] = {}
         self._locals: dict[rows.LocalKey, rows.LocalRow] = {}
+        # Number -> what its rows were made of, and they: most stay the same
+        # from one view to the next.
+        self._made: dict[int, tuple] = {}
 
     def __contains__(self, number: int) -> bool:
         return number in self._endpoints
@@ -117,7 +120,7 @@ class Endpoints:
         writes = []
         for number, local in sorted(locals_.items()):
             known = self._endpoints.get(number)
-            row, reason = self._row(local, judges)
+            row, reason, _ = self._rows(local, judges)
             if reason and known and known != row:
                 self._endpoints[number] = row
                 writes.append(rows.Write(rows.ENDPOINT, number, row))
@@ -137,10 +140,10 @@ class Endpoints:
             if local.active and judges.view is None:
                 # An earlier process made it active: stays as it is.
                 continue
-            row, _ = self._row(local, judges)
+            row, _, of_addresses = self._rows(local, judges)
             if row.judges:
                 # Of two with one address the younger has it.
-                found.update(self._local_rows(local))
+                found.update(of_addresses)
             known = self._endpoints.get(number)
             if known != row:
                 rejudge |= bool(known and known.judges)
@@ -154,15 +157,26 @@ class Endpoints:
         self._locals = found
         for number in self._endpoints.keys() - locals_.keys():
             del self._endpoints[number]
+            self._made.pop(number, None)
             writes.append(rows.Write(rows.ENDPOINT, number))
         return writes, rejudge
 
-    def _row(self, local, judges):
-        ingress, egress, fastpath, reason = judges.of(local)
+    def _rows(self, local, judges):
+        """The row of an endpoint, why it denies, rows of its addresses."""
+        judged = judges.of(local)
+        made = self._made.get(local.number)
+        if made is None or made[0] is not local or made[1] != judged:
+            made = local, judged, self._row(local, judged), self._local_rows(
+                local)
+            self._made[local.number] = made
+        return made[2], judged[3], made[3]
+
+    def _row(self, local, judged):
+        ingress, egress, fastpath, _ = judged
         return rows.EndpointRow(
             self._spaces[4], self._spaces[6], ingress, egress, local.mac,
             local.addresses, local.kc, local.kq, local.network,
-            local.gateway_macs, fastpath), reason
+            local.gateway_macs, fastpath)
 
     def _local_rows(self, local):
         row = rows.LocalRow(local.number, local.kc, local.mac)
