@@ -26,9 +26,9 @@ import time
 
 from benchmarks import lab
 
-NAMES = ('cni', 'policy', 'datapath', 'compile')
+NAMES = ('cni', 'policy', 'datapath', 'compile', 'node')
 #: These need no lab.
-ALONE = ('compile',)
+ALONE = ('compile', 'node')
 
 
 def main():
