@@ -170,7 +170,9 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 	}
 	/* An entry that is about to be swept is not written to. */
 	e->action = ct && !half ? KC_DO_REOPEN : KC_DO_OPEN;
-	if (ct && (ct->flags & KC_CT_ALIAS || kc_ct_expired(ct, p->proto, now)))
+	/* What services keep of a flow opens nothing to others. */
+	if (ct && (ct->flags & (KC_CT_ALIAS | KC_CT_HAIRPIN) ||
+		   kc_ct_expired(ct, p->proto, now)))
 		ct = NULL;
 	/*
 	 * A hit does not excuse an opening packet, unless it repeats the one

@@ -383,6 +383,19 @@ class TestHairpin(ServiceCase):
             back = self.sent(l4(mine, self_, protocol, 8080, 4000, flags))
             self.assertEqual((vip, mine, 80, 4000), back.flow)
 
+    def test_it_opens_nothing_to_others(self):
+        for version in FAMILIES:
+            mine, self_ = A.address(version), SELF[version]
+            self.service(VIP[version], 80, p.UDP, [(mine, 8080)])
+            self.sent(l4(mine, VIP[version], p.UDP, 4000, 80))
+            self.bench.endpoint(A, DENY, ALLOW)
+            self.bench.next_epoch()
+            # From beyond the switch, under the address of the pod itself.
+            self.received(l4(self_, mine, p.UDP, 4000, 8080),
+                          Reason.POLICY_DENY)
+            self.received(l4(VIP[version], mine, p.UDP, 80, 4000),
+                          Reason.POLICY_DENY)
+
 
 class TestRefusal(ServiceCase):
 
