@@ -27,6 +27,28 @@ OPTS = [
              'knows of no service, and something else on the way of the '
              'packets has to; kube-proxy alone is not, as it sees only what '
              'the node itself routes.'),
+    cfg.BoolOpt(
+        'replace_kube_proxy', default=True,
+        help='Serve also what the node itself and its pods with hostNetwork '
+             'send to services, and what comes to services from outside. '
+             'Switched off, both are left to kube-proxy; what pods send to '
+             'services is still served here.'),
+    cfg.ListOpt(
+        'uplinks', default=[],
+        help='Names of the devices by which packets for services come from '
+             'outside. By default those that default routes use, and those '
+             'that have [agent] node_ips.'),
+    cfg.StrOpt(
+        'cgroup_dir', default='',
+        help='The root of the node\'s cgroup version 2 hierarchy. By default '
+             'where it is mounted. In a container it has to be the host\'s, '
+             'mounted into it.'),
+    cfg.Opt(
+        'source_ports', default='61000-65535',
+        type=types.String(regex=r'^\d{1,5}-\d{1,5}$'),
+        help='Ports from which this node sends what comes from outside to '
+             'backends on other nodes, under its own address. They must be '
+             'outside of net.ipv4.ip_local_port_range.'),
     cfg.Opt(
         'node_ports', default='30000-32767',
         type=types.String(regex=r'^\d{1,5}-\d{1,5}$'),
