@@ -174,6 +174,16 @@ class TestTranslation(ServiceCase):
         out = self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, ACK))
         self.assertEqual(OTHER[4], out.flow[1])
 
+    def test_a_port_that_is_used_again_without_the_service(self):
+        self.service(VIP[4], backends=[(PEER[4], 8080)])
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80))
+        self.received(l4(PEER[4], A.v4, p.TCP, 8080, 4000, SYN_ACK))
+        self.sent(l4(A.v4, PEER[4], p.TCP, 4000, 8080), Reason.SERVICE_TUPLE)
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, p.RST))
+        self.sent(l4(A.v4, PEER[4], p.TCP, 4000, 8080))
+        back = self.received(l4(PEER[4], A.v4, p.TCP, 8080, 4000, SYN_ACK))
+        self.assertEqual((PEER[4], A.v4, 8080, 4000), back.flow)
+
     def test_expired_and_used_again(self):
         self.service(VIP[4], 80, p.UDP, [(PEER[4], 53)])
         self.sent(l4(A.v4, VIP[4], p.UDP, 4000, 80))
