@@ -47,6 +47,10 @@ SAMPLES = {
     'kc_backend': layout.Backend('10.0.0.1', 80, MAC, 3),
     'kc_affinity_key': layout.AffinityKey(1, '10.0.0.1'),
     'kc_affinity': layout.Affinity(1, '10.0.0.1', 80, MAC),
+    'kc_source_key': layout.SourceKey(1, 'fd00::/56'),
+    'kc_exit': layout.Exit('10.0.0.1', 61000, 65535),
+    'kc_out_key': layout.OutKey(1, 6, 80, 4000, '10.0.0.1', 'fd00::1'),
+    'kc_out': layout.Out(1, '10.0.0.1', 80, 3, 4, 'fd00::1', 81),
     'kc_event': layout.Event(1, 2, 3, 4, 5, '10.0.0.1', '10.0.0.2', 6, 7,
                              0x800, 17, 1, 3, 8),
 }
@@ -55,6 +59,7 @@ SAMPLES = {
 MEMBERS = {
     'kc_cidr_key': ('space', 'addr'),
     'kc_bits': ('w', 'pages'),
+    'kc_source_key': ('service', 'addr'),
     'kc_ct': ('last', 'bytes', 'bytes', 'packets', 'packets', 'epoch',
               'rule_id', 'flags', 'direction', 'proxy_port', 'nat_port',
               'nat'),
@@ -68,6 +73,10 @@ ENUMS = {
     'kc_endpoint_flag': (layout.EndpointFlag, 'KC_ENDPOINT_', {}),
     'kc_ct_flag': (layout.CtFlag, 'KC_CT_', {}),
     'kc_entity': (entities.Entity, 'KC_ENTITY_', {}),
+    'kc_scope': (layout.Scope, 'KC_SCOPE_', {}),
+    'kc_here': (layout.Here, 'KC_HERE_', {}),
+    'kc_out_kind': (layout.OutKind, 'KC_OUT_', {}),
+    'kc_out_flag': (layout.OutFlag, 'KC_OUT_', {}),
 }
 
 #: Sizes, not numbers.
