@@ -142,7 +142,8 @@ class Scene(fixtures.Fixture):
         """A started driver, as the agent of the node has one."""
         made = bpf.BPFDriver(self.conf)
         self.addCleanup(made.stop)
-        self.node.run(made.start, (self.node.v4, self.node.v6))
+        addresses = self.node.v4, self.node.v6
+        self.node.run(made.start, addresses, addresses)
         return made
 
     def attach(self, made, *pods):

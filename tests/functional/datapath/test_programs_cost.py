@@ -24,7 +24,7 @@ LOG = logging.getLogger(__name__)
 STEPS = 100000
 STACK = 512
 
-PROGRAMS = ('from_pod', 'to_pod', 'from_host')
+PROGRAMS = ('from_pod', 'to_pod', 'from_host', 'from_uplink', 'to_uplink')
 
 
 class TestCost(flows.ConnectionCase):
