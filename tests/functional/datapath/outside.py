@@ -27,6 +27,7 @@ TCP, UDP = 6, 17
 PORT = 80
 NODE_PORT = 30080
 OUTSIDE = layout.Scope.OUTSIDE
+Flag = layout.OutFlag
 
 
 class OutsideCase(paths.PathCase):
