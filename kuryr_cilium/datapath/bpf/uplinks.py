@@ -25,7 +25,9 @@ from oslo_log import log as logging
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import links
 from kuryr_cilium.datapath.bpf import outside
+from kuryr_cilium import exceptions
 from kuryr_cilium.linux import netlink
+from kuryr_cilium.linux import sysctl
 
 LOG = logging.getLogger(__name__)
 
@@ -35,7 +37,6 @@ HOOKS = (
     links.Hook('from_uplink', 'uplink', libbpf.TCX_INGRESS),
 )
 
-_SYSCTL = '/proc/sys/'
 _PORT_RANGE = 'net/ipv4/ip_local_port_range'
 
 
@@ -60,7 +61,7 @@ class Uplinks:
         self._names = tuple(conf.uplinks)
         self._wanted = conf.enabled and conf.replace_kube_proxy
         self._node_ips = node_ips
-        self._ports = tuple(map(int, conf.source_ports.split('-')))
+        self._ports = _ports(conf.source_ports)
         self._problems: set[str] = set()
         self._told: frozenset[str] = frozenset()
         addresses.set_exit(node_ips, self._ports)
@@ -113,28 +114,30 @@ class Uplinks:
 
     def _settings(self, names):
         """What the operator has to set."""
-        wanted = ['net/ipv4/ip_forward', *(
-            f'net/ipv4/conf/{name}/forwarding' for name in names)]
+        wanted = ['net/ipv4/ip_forward']
+        if sysctl.read(wanted[0]) != [0]:
+            wanted = [f'net/ipv4/conf/{name}/forwarding' for name in names]
         if any(':' in address for address in self._node_ips):
             wanted.append('net/ipv6/conf/all/forwarding')
         for setting in wanted:
-            if _read(setting) == ['0']:
-                yield ('the node does not forward to its pods: sysctl -w '
-                       f'{setting}=1' + (
-                           ' (with net/ipv6/conf/*/accept_ra=2 where it '
-                           'has its addresses by router advertisements)'
-                           if 'ipv6' in setting else ''))
-        own = [int(port) for port in _read(_PORT_RANGE)]
+            if sysctl.read(setting) == [0]:
+                yield (f'the node does not forward: sysctl -w {setting}=1' + (
+                    ' (and net/ipv6/conf/DEVICE/accept_ra=2 if the node has '
+                    'its routes by router advertisements)'
+                    if 'ipv6' in setting else ''))
+        own = sysctl.read(_PORT_RANGE)
         if own and own[0] <= self._ports[1] and self._ports[0] <= own[1]:
-            yield ('[services] source_ports %d-%d meets the ports of the '
-                   'node\'s own connections: sysctl -w %s="%d %d"' % (
+            yield ('[services] source_ports %d-%d has ports that the node '
+                   'gives to connections of its own: sysctl -w %s="%d %d"' % (
                        *self._ports, _PORT_RANGE, own[0],
                        self._ports[0] - 1))
 
 
-def _read(setting):
-    try:
-        with open(_SYSCTL + setting) as stream:
-            return stream.read().split()
-    except OSError:
-        return []
+def _ports(text):
+    """The first and the last one of a range."""
+    first, last = map(int, text.split('-'))
+    if not 0 < first <= last < 65536:
+        raise exceptions.DatapathError(
+            reason=f'[services] source_ports is {text}, and has to be a '
+                   'range within 1-65535')
+    return first, last

@@ -39,7 +39,7 @@ class OutsideCase(paths.PathCase):
     """
 
     def prepare(self):
-        self.scene.conf.set_override('uplinks', list(UPLINKS), 'services')
+        self.scene.options(uplinks=list(UPLINKS))
         self.client = self.host('client', 'up0', (
             '192.0.2.100', 'fd51::100'), (self.scene.node.v4,
                                           self.scene.node.v6))

@@ -120,6 +120,13 @@ class Scene(fixtures.Fixture):
         cache = self.useFixture(fixtures.TempDir()).path
         self.conf = make_conf(os.path.join(self.bpffs, 'kc'), cache)
 
+    def options(self, **options):
+        """Set options of the group [services]."""
+        for name, value in options.items():
+            self.conf.set_override(name, value, 'services')
+            # NOTE: the group is shared by all that register it.
+            self.addCleanup(self.conf.clear_override, name, 'services')
+
     def plug(self, pod):
         """Make a pod's links; those on the node stay down."""
         self._ip(self.node, 'link', 'add', pod.kc, 'type', 'veth', 'peer',
