@@ -60,7 +60,8 @@ def winners(found, node=NODE, zone=ZONE):
     """Key -> frontend, of many services by their ids."""
     claims = {}
     for item in found.values():
-        for frontend in frontends.frontends(item, node, zone):
+        for frontend in (*frontends.frontends(item, node, zone),
+                         *frontends.outside(item, node, zone)):
             claims.setdefault(frontend.key, []).append((
                 frontend.key.address not in item.addresses, item.created,
                 item.id, frontend))
@@ -68,13 +69,13 @@ def winners(found, node=NODE, zone=ZONE):
             for key, items in claims.items()}
 
 
-def find(rows, address, port, protocol, nodes=strategies.NODES):
+def find(rows, address, port, protocol, nodes=strategies.NODES, scope=0):
     """What the programs find; see kc_svc_of()."""
-    keys = [frontends.Key(address, port, protocol)]
+    keys = [frontends.Key(address, port, protocol, scope)]
     if address in nodes and port in oracle.NODE_PORTS:
         keys.append(frontends.Key(frontends.ANY[frontends.family(address)],
-                                  port, protocol))
-    keys.append(frontends.Key(address, 0, 0))
+                                  port, protocol, scope))
+    keys.append(frontends.Key(address, 0, 0, scope))
     return next((rows[key] for key in keys if key in rows), None)
 
 
@@ -96,10 +97,31 @@ class TestOracle(base.TestCase):
                              (address, port, protocol))
 
     @strategies.SETTINGS
+    @hypothesis.given(strategies.clusters(), st.sampled_from(
+        ((NODE, ZONE), ('node-b', 'zone-b'), ('node-c', ZONE))),
+        st.sampled_from(strategies.CLIENTS))
+    def test_every_question_from_outside(self, cluster, place, client):
+        rows = winners(listed(sum(cluster, [])).services, *place)
+        truth = oracle.Cluster(*cluster, *place, strategies.NODES)
+        for address, port, protocol in strategies.QUESTIONS:
+            found = find(rows, address, port, PROTOCOLS[protocol],
+                         scope=frontends.OUTSIDE)
+            wanted = truth.ask_outside(address, port, protocol, client)
+            if found is not None:
+                targets = {target[:2] for target in found.targets}
+                silent = found.silent and not targets
+                # Who is let in is asked of the ranges, see test_plan.
+                if wanted == oracle.SILENCE and found.group.restricted:
+                    continue
+                found = oracle.SILENCE if silent else targets
+            self.assertEqual(wanted, found, (address, port, protocol))
+
+    @strategies.SETTINGS
     @hypothesis.given(strategies.clusters())
     def test_what_may_be_chosen_may_be_kept(self, cluster):
         for item in listed(sum(cluster, [])).services.values():
-            for frontend in frontends.frontends(item, NODE, ZONE):
+            for frontend in (*frontends.frontends(item, NODE, ZONE),
+                             *frontends.outside(item, NODE, ZONE)):
                 self.assertLessEqual(
                     {target[:2] for target in frontend.targets},
                     frontend.alive)
