@@ -333,6 +333,63 @@ class TestServices(base.TestCase):
                 (drains, list(drains))):
             self.assertEqual(chosen, frontends.usable(backends, NODE, ZONE))
 
+    def test_traffic_distribution(self):
+        """As the controller of EndpointSlices writes what is preferred."""
+        def having(nodes):
+            made = listed([service(), *(
+                piece('10.0.0.%d' % number, number=number, nodeName=node,
+                      hints={'forZones': [{'name': zone}], **(
+                          {'forNodes': [{'name': node}]} if nodes else {})})
+                for number, (node, zone) in enumerate(
+                    ((NODE, ZONE), ('node-b', ZONE), ('node-c', 'zone-c'))))])
+            return made.services['n1/a']
+
+        for nodes, node, zone, chosen in (
+                (False, NODE, ZONE, {0, 1}),            # PreferSameZone
+                (False, 'node-c', 'zone-c', {2}),
+                (False, 'node-d', 'zone-d', {0, 1, 2}),
+                (False, 'node-d', '', {0, 1, 2}),
+                (True, NODE, ZONE, {0}),                # PreferSameNode
+                (True, 'node-b', ZONE, {1}),
+                (True, 'node-d', ZONE, {0, 1}),
+                (True, 'node-d', 'zone-d', {0, 1, 2})):
+            first = next(frontends.frontends(having(nodes), node, zone))
+            self.assertEqual(['10.0.0.%d' % number
+                              for number in sorted(chosen)],
+                             [target.address for target in first.targets])
+
+    def test_traffic_from_outside(self):
+        local = {'externalTrafficPolicy': 'Local', 'healthCheckNodePort': 32}
+        for spec, external_local, port in (
+                ({}, False, 0), ({'type': 'LoadBalancer'}, False, 0),
+                ({'type': 'LoadBalancer', **local}, True, 32),
+                ({'type': 'NodePort', **local}, True, 0),
+                ({'externalIPs': ['198.51.100.1'], **local}, True, 0),
+                (local, False, 0),
+                ({'type': 'LoadBalancer', **local,
+                  'externalTrafficPolicy': 'Cluster'}, False, 0)):
+            found = self.only(service(**spec))
+            self.assertEqual((external_local, port), (
+                found.external_local, found.health_port), spec)
+
+    def test_source_ranges(self):
+        for texts, ranges, problem in (
+                ([], None, None),
+                (['203.0.113.7/24', ' FD77::0/64'],
+                 ('203.0.113.0/24', 'fd77::/64'), None),
+                (['0.0.0.0/0'], ('0.0.0.0/0',), None),
+                (['203.0.113.0/24', '010.0.0.0/8'], ('203.0.113.0/24',),
+                 'spec.loadBalancerSourceRanges[1]'),
+                (['all'], (), 'spec.loadBalancerSourceRanges[0]'),
+                (['fe80::1%eth0/64'], (), 'spec.loadBalancerSourceRanges[0]'),
+                (['::ffff:10.0.0.0/104'], (),
+                 'spec.loadBalancerSourceRanges[0]')):
+            found = self.only(service(loadBalancerSourceRanges=texts))
+            self.assertEqual(ranges, found.source_ranges)
+            self.assertEqual(problem, next(
+                (text.partition(':')[0] for text
+                 in self.made.problems().values()), None))
+
     def test_of_another_family(self):
         found = self.only(service(externalIPs=['fd98::1', '198.51.100.1'],
                                   ports=[{'port': 80, 'nodePort': 30080}]))
