@@ -114,6 +114,8 @@ class Table:
         self._names: dict[int, str] = {}
         # Key -> id of a service -> what it wants there.
         self._claims: dict[frontends.Key, dict[str, frontends.Frontend]] = {}
+        # Keys that several want.
+        self._contested: set[frontends.Key] = set()
         self._rows: dict[frontends.Key, Row] = {}
         # What is in force, without what was refused.
         self._targets: dict[frontends.Key, tuple] = {}
@@ -212,18 +214,19 @@ class Table:
     def conflicts(self) -> dict[str, str]:
         """Services that want an address that another one has: id -> why."""
         found = {}
-        for key, claims in self._claims.items():
-            if len(claims) > 1:
-                owner = self.owner(key)
-                for name in claims.keys() - {owner}:
-                    found[name] = '%s is taken by the service %s' % (
-                        _text(key), owner)
+        for key in sorted(self._contested, reverse=True):
+            owner = self.owner(key)
+            for name in self._claims[key].keys() - {owner}:
+                found[name] = '%s is taken by the service %s' % (
+                    _text(key), owner)
         return found
 
     def _claim(self, name, service, touched):
         for item in self._frontends.pop(name, ()):
             claims = self._claims[item.key]
             claims.pop(name, None)
+            if len(claims) < 2:
+                self._contested.discard(item.key)
             if not claims:
                 del self._claims[item.key]
             touched.add(item.key)
@@ -240,7 +243,10 @@ class Table:
             if item.group not in numbers:
                 number = numbers[item.group] = self._allocate()
                 self._names[number] = name
-            self._claims.setdefault(item.key, {})[name] = item
+            claims = self._claims.setdefault(item.key, {})
+            claims[name] = item
+            if len(claims) > 1:
+                self._contested.add(item.key)
             touched.add(item.key)
 
     def _restrict(self, names, touched):
