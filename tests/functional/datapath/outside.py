@@ -17,6 +17,7 @@ import itertools
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.lb import model
+from kuryr_cilium.lb import plan
 from tests.functional.datapath import paths
 from tests.functional.datapath import scene
 
@@ -96,7 +97,7 @@ class OutsideCase(paths.PathCase):
         for protocol in (TCP, UDP):
             self.update('kc_svc', layout.SvcKey(OUTSIDE, address, port,
                                                 protocol),
-                        layout.Svc(layout.SVC_SILENT, 0, number, 0))
+                        layout.Svc(plan.SILENT, 0, number, 0))
 
     def update(self, table, key, value):
         libbpf.map_update(self.driver._maps.fd(table), key.pack(),

@@ -17,6 +17,7 @@ import struct
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.lb import plan
 from tests.functional.datapath import bench
 from tests.functional.datapath import packets as p
 from tests.functional.datapath import uplinks
@@ -210,7 +211,7 @@ class TestWhichPackets(uplinks.UplinkCase):
 
     def test_local_backends_only_and_none(self):
         for version in FAMILIES:
-            self.row(VIP[version], layout.Svc(layout.SVC_SILENT, 0, 7, 0))
+            self.row(VIP[version], layout.Svc(plan.SILENT, 0, 7, 0))
             self.enter(l4(CLIENT[version], VIP[version], p.TCP, 4000, 80),
                        Reason.NO_LOCAL_BACKEND)
 
