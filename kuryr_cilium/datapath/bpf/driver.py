@@ -36,6 +36,7 @@ from kuryr_cilium.datapath.bpf import maps
 from kuryr_cilium.datapath.bpf import plan
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.datapath.bpf import services
+from kuryr_cilium.datapath.bpf import sockets
 from kuryr_cilium.datapath.bpf import writer
 from kuryr_cilium.datapath import driver
 from kuryr_cilium import exceptions
@@ -80,6 +81,7 @@ class BPFDriver(driver.Driver):
         self._view: Optional[model.View] = None
         self._planner: Optional[plan.Planner] = None
         self._loaded: Optional[loader.Loaded] = None
+        self._sockets: Optional[sockets.Sockets] = None
         self._collector: Optional[threading.Thread] = None
 
     def start(self, node_addresses: Iterable[str]) -> None:
@@ -107,6 +109,14 @@ class BPFDriver(driver.Driver):
             tuple(map(int, self._services_conf.node_ports.split('-'))))
         self._names.service = self._services.name
         self._links.update()
+        self._sockets = sockets.Sockets(
+            self._maps, os.path.join(self._conf.pin_dir, 'sockets'),
+            self._loaded.programs)
+        if (self._services_conf.enabled
+                and self._services_conf.replace_kube_proxy):
+            self._sockets.serve(self._services_conf.cgroup_dir)
+        else:
+            self._sockets.leave()
         self._collector = threading.Thread(
             target=self._collect, name='kc-collector', daemon=True)
         self._collector.start()
@@ -306,6 +316,8 @@ class BPFDriver(driver.Driver):
                 self._maps.close()
                 self._loaded.close()
                 self._loaded = None
+        if self._sockets is not None:
+            self._sockets.close()
 
     def _rulesets(self):
         """The rulesets in force by their numbers."""
@@ -421,8 +433,10 @@ class BPFDriver(driver.Driver):
         # its endpoint's row: one that has no row now is gone for good.
         alive = functools.cache(
             lambda number: self._maps.endpoint(number) is not None)
-        swept = conntrack.sweep(self._maps, alive, self._busy,
-                                self._services.lost())
+        lost = self._services.lost()
+        swept = conntrack.sweep(self._maps, alive, self._busy, lost)
+        if lost is not None:
+            self._sockets.sweep(lost)
         self._busy = swept.live > self._capacity * conntrack.BUSY
 
 

@@ -102,6 +102,7 @@ class Meta(enum.IntEnum):
     EVENT_RATE = 7
     NEXT_BACKENDS = 8
     NODE_PORTS = 9
+    HOST_NETNS = 10
 
 
 class EndpointFlag(enum.IntFlag):

@@ -6,10 +6,13 @@
  *   to_pod     ingress of kq, our end of the link into the switch
  *   from_host  egress of kc: what the host's own stack routes to the pod
  *
+ * and what sockets of the node itself may ask of services, at its cgroups.
+ *
  * Whatever is not understood is dropped, counted and told of.
  */
 #include "kc_hop.h"
 #include "kc_reject.h"
+#include "kc_sock.h"
 
 /* Passing is leaving it to who comes next: an operator's own program. */
 #define KC_PASS TC_ACT_UNSPEC
@@ -178,6 +181,60 @@ int from_host(struct __sk_buff *skb)
 	return KC_PASS;
 drop:
 	return kc_drop(skb, false, reason);
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, false, false));
+}
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, true, false));
+}
+
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, false, true));
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, true, true));
+}
+
+SEC("cgroup/recvmsg4")
+int recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, false);
+}
+
+SEC("cgroup/recvmsg6")
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, true);
+}
+
+SEC("cgroup/getpeername4")
+int getpeername4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, false);
+}
+
+SEC("cgroup/getpeername6")
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, true);
+}
+
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *sk)
+{
+	return kc_sock_forget(sk);
 }
 
 /* What benchmarks compare with. */

@@ -19,6 +19,7 @@ import tempfile
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import loader
 from kuryr_cilium.datapath.bpf import rows
+from kuryr_cilium.datapath.bpf import sockets
 from kuryr_cilium.policy import entities
 from tests import base
 from tests.unit.datapath import btf
@@ -47,6 +48,8 @@ SAMPLES = {
     'kc_backend': layout.Backend('10.0.0.1', 80, MAC, 3),
     'kc_affinity_key': layout.AffinityKey(1, '10.0.0.1'),
     'kc_affinity': layout.Affinity(1, '10.0.0.1', 80, MAC),
+    'kc_sock_key': sockets.Key(1, '10.0.0.1', 80, 17, 1),
+    'kc_sock': sockets.Name('10.0.0.1', 80),
     'kc_event': layout.Event(1, 2, 3, 4, 5, '10.0.0.1', '10.0.0.2', 6, 7,
                              0x800, 17, 1, 3, 8),
 }
@@ -67,6 +70,7 @@ ENUMS = {
     'kc_meta_index': (layout.Meta, 'KC_META_', {}),
     'kc_endpoint_flag': (layout.EndpointFlag, 'KC_ENDPOINT_', {}),
     'kc_ct_flag': (layout.CtFlag, 'KC_CT_', {}),
+    'kc_sock_way': (sockets.Way, 'KC_SOCK_', {}),
     'kc_entity': (entities.Entity, 'KC_ENTITY_', {}),
 }
 
