@@ -37,6 +37,7 @@ from kuryr_cilium.datapath.bpf import outside
 from kuryr_cilium.datapath.bpf import plan
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.datapath.bpf import services
+from kuryr_cilium.datapath.bpf import sockets
 from kuryr_cilium.datapath.bpf import uplinks
 from kuryr_cilium.datapath.bpf import writer
 from kuryr_cilium.datapath import driver
@@ -82,6 +83,7 @@ class BPFDriver(driver.Driver):
         self._view: Optional[model.View] = None
         self._planner: Optional[plan.Planner] = None
         self._loaded: Optional[loader.Loaded] = None
+        self._sockets: Optional[sockets.Sockets] = None
         self._collector: Optional[threading.Thread] = None
 
     def start(self, node_addresses: Iterable[str],
@@ -116,6 +118,14 @@ class BPFDriver(driver.Driver):
             self._services_conf, self._conf.pin_dir, self._loaded.programs,
             self._addresses, tuple(node_ips))
         self._uplinks.refresh()
+        self._sockets = sockets.Sockets(
+            self._maps, os.path.join(self._conf.pin_dir, 'sockets'),
+            self._loaded.programs)
+        if (self._services_conf.enabled
+                and self._services_conf.replace_kube_proxy):
+            self._sockets.serve(self._services_conf.cgroup_dir)
+        else:
+            self._sockets.leave()
         self._collector = threading.Thread(
             target=self._collect, name='kc-collector', daemon=True)
         self._collector.start()
@@ -318,6 +328,8 @@ class BPFDriver(driver.Driver):
                 self._maps.close()
                 self._loaded.close()
                 self._loaded = None
+        if self._sockets is not None:
+            self._sockets.close()
 
     def _rulesets(self):
         """The rulesets in force by their numbers."""
@@ -438,6 +450,8 @@ class BPFDriver(driver.Driver):
         lost = self._services.lost()
         swept = conntrack.sweep(self._maps, alive, self._busy, lost)
         outside.sweep(self._maps, lost)
+        if lost is not None:
+            self._sockets.sweep(lost)
         self._busy = swept.live > self._capacity * conntrack.BUSY
 
 

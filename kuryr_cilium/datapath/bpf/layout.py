@@ -105,6 +105,7 @@ class Meta(enum.IntEnum):
     EVENT_RATE = 7
     NEXT_BACKENDS = 8
     NODE_PORTS = 9
+    HOST_NETNS = 10
 
 
 class EndpointFlag(enum.IntFlag):
@@ -122,13 +123,6 @@ class CtFlag(enum.IntFlag):
     FIN_OUT = 128
     ALIAS = 256
     HAIRPIN = 512
-
-
-class Scope(enum.IntEnum):
-    """Who asks a service."""
-
-    INSIDE = 0
-    OUTSIDE = 1
 
 
 class Here(enum.IntEnum):
@@ -152,7 +146,7 @@ class OutFlag(enum.IntFlag):
     FIN_BACKEND = 32
 
 
-#: From here on, numbers of endpoints in kc_frag are none: fragments on uplinks.
+#: From here on, endpoints in kc_frag are none: fragments on uplinks.
 FRAGMENTS_OUTSIDE = 0xfffffffe
 
 U32 = struct.Struct('=I')

@@ -18,10 +18,9 @@ and is only in the way.
 """
 
 import contextlib
-import errno
 import os
 import socket
-from typing import Iterator, Mapping, NamedTuple
+from typing import Mapping, NamedTuple
 
 from oslo_log import log as logging
 
@@ -92,7 +91,7 @@ class Links:
             if self._take_over(path, hook, index):
                 continue
             try:
-                with _closing(libbpf.link_create(
+                with libbpf.closing(libbpf.link_create(
                         self._programs[hook.program], index,
                         hook.attach_type)) as link:
                     libbpf.obj_pin(link, path)
@@ -119,7 +118,7 @@ class Links:
         for vif_id in self.known():
             for hook in self._hooks:
                 path = self._path(vif_id, hook)
-                with self._open(path) as link:
+                with libbpf.pinned(path) as link:
                     if link is None or not libbpf.link_info(link).ifindex:
                         continue
                     try:
@@ -133,7 +132,7 @@ class Links:
         """Remove the links; what their devices carry is judged no more."""
         for hook in self._hooks:
             path = self._path(vif_id, hook)
-            with self._open(path) as link:
+            with libbpf.pinned(path) as link:
                 if link is not None:
                     os.unlink(path)
         with contextlib.suppress(FileNotFoundError):
@@ -141,7 +140,7 @@ class Links:
 
     def _take_over(self, path, hook, index):
         """Use the link of an earlier attempt if it is on this device."""
-        with self._open(path) as link:
+        with libbpf.pinned(path) as link:
             if link is None:
                 return False
             if libbpf.link_info(link).ifindex == index:
@@ -151,33 +150,13 @@ class Links:
         return False
 
     def _device(self, path):
-        with self._open(path) as link:
+        with libbpf.pinned(path) as link:
             return 0 if link is None else libbpf.link_info(link).ifindex
-
-    @contextlib.contextmanager
-    def _open(self, path) -> Iterator[int | None]:
-        try:
-            link = libbpf.obj_get(path)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            yield None
-            return
-        with _closing(link):
-            yield link
 
     def _path(self, vif_id, hook=None):
         # NOTE: a BPF file system has no dots in its names.
         path = os.path.join(self._folder, vif_id.replace('.', '_'))
         return path if hook is None else os.path.join(path, hook.program)
-
-
-@contextlib.contextmanager
-def _closing(fd):
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _index(name):

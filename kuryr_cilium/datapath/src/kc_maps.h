@@ -95,6 +95,7 @@ enum kc_meta_index {
 	KC_META_EVENT_RATE = 7,	/* a second, CPU and endpoint; 0: default */
 	KC_META_NEXT_BACKENDS = 8,
 	KC_META_NODE_PORTS = 9,	/* first << 16 | last; 0: none */
+	KC_META_HOST_NETNS = 10,	/* cookie; 0: none is served */
 	KC_META_MAX = 16,
 };
 
@@ -353,6 +354,27 @@ struct kc_out {
 _Static_assert(sizeof(struct kc_out_key) == 40, "no holes in a key");
 _Static_assert(sizeof(struct kc_out) == 56, "nor in its value");
 
+enum kc_sock_way {
+	KC_SOCK_FROM = 0,	/* from a backend to what was asked */
+	KC_SOCK_TO = 1,		/* from a service to the backend of datagrams */
+};
+
+/* What a socket of the host asked, and was led to. */
+struct kc_sock_key {
+	__u64 cookie;		/* of the socket */
+	__u8 addr[16];
+	__be16 port;
+	__u8 proto;
+	__u8 way;		/* enum kc_sock_way */
+	__u8 pad[4];
+};
+
+struct kc_sock {
+	__u8 addr[16] __attribute__((aligned(8)));
+	__be16 port;
+	__u8 pad[6];
+};
+
 /* A datagram in fragments, by what the receiver puts it together by. */
 struct kc_frag_key {
 	__u32 endpoint;
@@ -445,6 +467,8 @@ KC_MAP(kc_here_v1, BPF_MAP_TYPE_HASH, struct kc_here_key, __u32, 65536,
 KC_MAP(kc_exit_v1, BPF_MAP_TYPE_ARRAY, __u32, struct kc_exit, 2, 0);
 KC_MAP(kc_out_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_out_key, struct kc_out,
        262144, 0);
+KC_MAP(kc_sock_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_sock_key, struct kc_sock,
+       65536, 0);
 KC_MAP(kc_drops_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, KC_REASONS, 0);
 KC_MAP(kc_rate_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct kc_rate, KC_RATES,
        0);
@@ -470,6 +494,7 @@ struct kc_types {
 	enum kc_here here;
 	enum kc_out_kind out_kind;
 	enum kc_out_flag out_flag;
+	enum kc_sock_way sock_way;
 };
 
 #endif

@@ -7,16 +7,18 @@
  *   from_host  egress of kc: what the host's own stack routes to the pod
  *
  * Whatever is not understood there is dropped, counted and told of. What comes
- * from outside to services is led to them on the node's uplinks:
+ * from outside to services is led to them on the node's uplinks, and whatever
+ * is not of a service passes there as it is:
  *
  *   from_uplink  ingress
  *   to_uplink    egress
  *
- * Whatever is not of a service passes there as it is.
+ * What sockets of the node itself ask of services is led at its cgroups.
  */
 #include "kc_hop.h"
 #include "kc_reject.h"
 #include "kc_out.h"
+#include "kc_sock.h"
 
 /* Passing is leaving it to who comes next: an operator's own program. */
 #define KC_PASS TC_ACT_UNSPEC
@@ -229,6 +231,60 @@ int to_uplink(struct __sk_buff *skb)
 			reason = kc_out_replace(skb, c, true);
 	}
 	return reason ? kc_drop(skb, false, reason) : KC_PASS;
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, false, false));
+}
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, true, false));
+}
+
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, false, true));
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, true, true));
+}
+
+SEC("cgroup/recvmsg4")
+int recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, false);
+}
+
+SEC("cgroup/recvmsg6")
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, true);
+}
+
+SEC("cgroup/getpeername4")
+int getpeername4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, false);
+}
+
+SEC("cgroup/getpeername6")
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, true);
+}
+
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *sk)
+{
+	return kc_sock_forget(sk);
 }
 
 /* What benchmarks compare with. */

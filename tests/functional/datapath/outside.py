@@ -16,6 +16,7 @@ import itertools
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.lb import frontends
 from kuryr_cilium.lb import model
 from kuryr_cilium.lb import plan
 from tests.functional.datapath import paths
@@ -27,7 +28,7 @@ ANY = {4: '0.0.0.0', 6: '::'}
 TCP, UDP = 6, 17
 PORT = 80
 NODE_PORT = 30080
-OUTSIDE = layout.Scope.OUTSIDE
+OUTSIDE = frontends.OUTSIDE
 Flag = layout.OutFlag
 
 

@@ -64,9 +64,7 @@ class PathCase(base.TestCase):
                 self.scene._ip(pod, 'route', 'replace', node, 'dev', 'eth0')
 
     def forward(self):
-        """Let the node forward; pods answer their gateway, as if there
-        were one.
-        """
+        """Let the node forward, and pods answer by a gateway."""
         for version, gateway, setting in (
                 (4, '10.50.0.254', 'net.ipv4.ip_forward'),
                 (6, 'fd50::fffe', 'net.ipv6.conf.all.forwarding')):

@@ -17,6 +17,7 @@ import struct
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.lb import frontends
 from kuryr_cilium.lb import plan
 from tests.functional.datapath import bench
 from tests.functional.datapath import packets as p
@@ -149,8 +150,8 @@ class TestWhichPackets(uplinks.UplinkCase):
         self.assertEqual(9090, self.ask(vip=NODE, port=NODE_PORT)[3])
 
     def test_what_only_pods_may_ask(self):
-        self.service(VIP[4], (LOCAL[4], 8080), scope=layout.Scope.INSIDE)
-        self.row(VIP[4], layout.Svc(0, 0, 7, 0), 0, 0, layout.Scope.INSIDE)
+        self.service(VIP[4], (LOCAL[4], 8080), scope=frontends.INSIDE)
+        self.row(VIP[4], layout.Svc(0, 0, 7, 0), 0, 0, frontends.INSIDE)
         self.assertEqual(VIP[4], self.ask()[1])
 
     def test_everything_else_is_untouched(self):

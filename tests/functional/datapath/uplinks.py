@@ -14,6 +14,7 @@
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.lb import frontends
 from tests.functional.datapath import bench
 from tests.functional.datapath import packets as p
 
@@ -28,7 +29,7 @@ SECOND = {4: '203.0.113.81', 6: 'fd53::81'}
 ANY = {4: '0.0.0.0', 6: '::'}
 PORTS = (61000, 65535)
 NODE_PORT = 30080
-OUTSIDE = layout.Scope.OUTSIDE
+OUTSIDE = frontends.OUTSIDE
 SYN, SYN_ACK, ACK, FIN, RST = (p.SYN, p.SYN | p.ACK, p.ACK, p.FIN | p.ACK,
                                p.RST | p.ACK)
 PROTOCOLS = (p.TCP, p.UDP)
