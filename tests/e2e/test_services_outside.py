@@ -16,7 +16,6 @@ import json
 import socket
 
 from kuryr_cilium.linux import netns
-from tests.e2e import base
 from tests.e2e import lab as e2e_lab
 from tests.e2e import pods
 from tests.e2e import test_services
