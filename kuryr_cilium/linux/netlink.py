@@ -288,8 +288,10 @@ class Netlink:
         return bool(found) and found[0]['ifi_type'] == _ARPHRD_ETHER
 
     def way_to(self, address: str) -> Optional[str]:
-        """By which way this host sends to an address, as 'via 10.0.0.1 dev
-        eth0'; None if there is none, or the way ends on this host.
+        """By which way this host sends to an address.
+
+        :returns: as 'via 10.0.0.1 dev eth0'; None if there is none, or if it
+            ends on this host.
         """
         version = ipaddress.ip_address(address).version
         found = self._request(

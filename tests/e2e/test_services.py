@@ -31,17 +31,7 @@ def service(name, selector, **spec):
                                 'targetPort': base.PORT}], **spec}}
 
 
-class TestServices(base.TestCase):
-
-    def setUp(self):
-        super().setUp()
-        # One on each node, and a client that is one of them.
-        self.servers = self.pods(
-            pods.manifest('server-a', {'app': 'server'}, self.node),
-            pods.manifest('server-b', {'app': 'server'}, self.other_node))
-        for server in self.servers:
-            self.echo(server)
-        self.client, = self.pods(pods.manifest('client', {}, self.node))
+class ServicesCase(base.TestCase):
 
     def serve(self, **spec):
         """Make the service; its addresses, IPv4 and IPv6."""
@@ -59,6 +49,19 @@ class TestServices(base.TestCase):
         base.wait_until(lambda: set(answers().values()) == {wanted}, 15,
                         lambda: '%s is answered by: %s' % (client,
                                                            answers()))
+
+
+class TestServices(ServicesCase):
+
+    def setUp(self):
+        super().setUp()
+        # One on each node, and a client that is one of them.
+        self.servers = self.pods(
+            pods.manifest('server-a', {'app': 'server'}, self.node),
+            pods.manifest('server-b', {'app': 'server'}, self.other_node))
+        for server in self.servers:
+            self.echo(server)
+        self.client, = self.pods(pods.manifest('client', {}, self.node))
 
     def test_addresses_and_node_ports(self):
         spec = service('web', {'app': 'server'})['spec']['ports']
