@@ -212,8 +212,10 @@ class Table:
         backends, addresses, gone, released = {}, {}, [], []
         lost = False
         # What is in force comes before what is new, if there is little room.
+        # The ports of an address come before what refuses all others, and go
+        # after it.
         for key in sorted(touched, key=lambda key: (
-                key not in self._rows, key)):
+                key not in self._rows, not key.port, key)):
             name = self.owner(key)
             item = self._claims[key][name] if name is not None else None
             had = self._alive.pop(key, frozenset())
@@ -241,6 +243,7 @@ class Table:
                       self._numbers[name][item.group], item.affinity)
             if self._rows.get(key) != row:
                 self._rows[key] = addresses[key] = row
+        gone.sort(key=lambda key: key.port)
         return Plan(backends, addresses, tuple(gone),
                     tuple(self._unused(released)), forget, lost)
 

@@ -191,9 +191,11 @@ class Services:
     def _purge(self):
         """Delete what an earlier process has left."""
         rows = {*map(_key, self._table.rows), *map(_node_key, self._nodes)}
-        self._delete(ADDRESSES, [
+        # What refuses other ports goes before the ports, as in a plan.
+        self._delete(ADDRESSES, sorted((
             bytes(key) for key, _ in libbpf.map_items(
-                self._maps.fd(ADDRESSES)) if bytes(key) not in rows])
+                self._maps.fd(ADDRESSES)) if bytes(key) not in rows),
+            key=lambda key: layout.SvcKey.unpack(key).port))
         self._purge_backends(self._table.sets)
 
     def _purge_backends(self, sets):

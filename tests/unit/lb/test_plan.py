@@ -235,6 +235,13 @@ class TestTable(PlanCase):
         self.assertEqual(6, len(planned.backends))
         self.assertEqual(1, len(planned.unused))
 
+    def test_ports_before_what_refuses_others(self):
+        self.table()
+        planned = self.update({'n1/a': service('a', [('10.0.0.1', 80)])})
+        self.assertEqual([80, 0], [key.port for key in planned.addresses])
+        self.assertEqual((0, 80), tuple(
+            key.port for key in self.update({'n1/a': None}).gone))
+
     def test_an_old_one_keeps_its_address(self):
         mine = many('mine', 1, 1)
         thief = many('thief', 1, 2, external=(VIP,))
