@@ -117,6 +117,11 @@ def _service(service, refusals):
         'affinity_seconds': service.affinity,
         'internal_traffic_policy':
             'Local' if service.internal_local else 'Cluster',
+        'external_traffic_policy':
+            'Local' if service.external_local else 'Cluster',
+        'source_ranges': None if service.source_ranges is None
+        else list(service.source_ranges),
+        'health_check_node_port': service.health_port,
         'state': state,
     }
 

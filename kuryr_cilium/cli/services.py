@@ -32,11 +32,11 @@ class ServiceList(lister.Lister):
 
     def take_action(self, parsed_args):
         return (('namespace', 'name', 'addresses', 'external', 'ports',
-                 'backends', 'state'), [
+                 'backends', 'policies', 'state'), [
             (s['namespace'], s['name'], columns.Lines(s['addresses']),
              columns.Lines(s['external']),
              columns.Lines([_port(port) for port in s['ports']]), _backends(s),
-             s['state'])
+             columns.Lines(_policies(s)), s['state'])
             for s in _services(self.app)
             if parsed_args.namespace in (None, s['namespace'])])
 
@@ -56,6 +56,7 @@ class ServiceShow(show.ShowOne):
         for field in ('addresses', 'external'):
             service[field] = columns.Lines(service[field])
         service['ports'] = _Ports(service['ports'])
+        service['source_ranges'] = _Ranges(service['source_ranges'])
         return zip(*service.items())
 
 
@@ -64,6 +65,12 @@ class _Ports(cliff_columns.FormattableColumn):
     def human_readable(self):
         return '\n'.join(line for port in self._value for line in (
             _port(port), *map(_backend, port['backends'])))
+
+
+class _Ranges(cliff_columns.FormattableColumn):
+
+    def human_readable(self):
+        return '\n'.join(_ranges(self._value))
 
 
 def _services(app):
@@ -97,6 +104,22 @@ def _port(port):
     if port['node_port']:
         text += ', node port %(node_port)d' % port
     return text
+
+
+def _policies(service):
+    """What is not so by default."""
+    found = ['%s Local' % name for name in ('internal', 'external')
+             if service[name + '_traffic_policy'] == 'Local']
+    if service['source_ranges'] is not None:
+        found += ['from ' + text for text in _ranges(
+            service['source_ranges'])]
+    return found
+
+
+def _ranges(ranges):
+    if ranges is None:
+        return ['everybody']
+    return ranges or ['nobody']
 
 
 def _backends(service):

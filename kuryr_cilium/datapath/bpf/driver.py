@@ -104,7 +104,8 @@ class BPFDriver(driver.Driver):
             self._maps, self._writer, self._network, (
                 self._services_conf.self_address4,
                 self._services_conf.self_address6),
-            tuple(map(int, self._services_conf.node_ports.split('-'))))
+            tuple(map(int, self._services_conf.node_ports.split('-'))),
+            self._services_conf.replace_kube_proxy)
         self._names.service = self._services.name
         self._links.update()
         self._collector = threading.Thread(

@@ -28,7 +28,7 @@ WORDS = 4
 ADDRESSES = 8
 GATEWAYS = 2
 
-#: Bits of a kc_cidr key before the address: the space.
+#: Bits of a kc_cidr or kc_source key before the address: a number.
 CIDR_BASE = 32
 #: Lengths of kc_rs_port keys: any, a protocol, and that plus a port prefix.
 PORT_ANY = 40
@@ -175,19 +175,11 @@ class CidrKey(NamedTuple):
     SIZE = 24
 
     def pack(self):
-        network = ipaddress.ip_network(self.network)
-        length = network.prefixlen + (96 if network.version == 4 else 0)
-        return (U32.pack(CIDR_BASE + length) + struct.pack('>I', self.space)
-                + addr16(str(network.network_address)))
+        return _pack_prefix(*self)
 
     @classmethod
     def unpack(cls, data):
-        length = U32.unpack_from(data)[0] - CIDR_BASE
-        address = addr_text(data[8:24])
-        if ':' not in address:
-            length -= 96
-        return cls(struct.unpack_from('>I', data, 4)[0],
-                   '%s/%d' % (address, length))
+        return cls(*_unpack_prefix(data))
 
 
 class Peer(NamedTuple):
@@ -506,6 +498,25 @@ class Backend(NamedTuple):
                    U32.unpack_from(data, 24)[0])
 
 
+class SourceKey(NamedTuple):
+    """struct kc_source_key.
+
+    :ivar network: canonical network, '10.0.0.0/8'.
+    """
+
+    service: int
+    network: str
+
+    SIZE = 24
+
+    def pack(self):
+        return _pack_prefix(*self)
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(*_unpack_prefix(data))
+
+
 class AffinityKey(NamedTuple):
     """struct kc_affinity_key."""
 
@@ -584,3 +595,19 @@ class Event(NamedTuple):
                    addr_text(data[24:40]), addr_text(data[40:56]),
                    *struct.unpack_from('>3H', data, 56),
                    *struct.unpack_from('=3B3xI', data, 62))
+
+
+def _pack_prefix(number, text):
+    network = ipaddress.ip_network(text)
+    length = network.prefixlen + (96 if network.version == 4 else 0)
+    return (U32.pack(CIDR_BASE + length) + struct.pack('>I', number)
+            + addr16(str(network.network_address)))
+
+
+def _unpack_prefix(data):
+    length = U32.unpack_from(data)[0] - CIDR_BASE
+    address = addr_text(data[8:24])
+    if ':' not in address:
+        length -= 96
+    return (struct.unpack_from('>I', data, 4)[0],
+            '%s/%d' % (address, length))

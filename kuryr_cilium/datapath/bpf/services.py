@@ -27,9 +27,8 @@ from kuryr_cilium.lb import plan
 ADDRESSES = 'kc_svc'
 BACKENDS = 'kc_backend'
 AFFINITY = 'kc_affinity'
+RANGES = 'kc_source'
 
-#: The only scope.
-_SCOPE = 0
 #: The set of backends that holds by which addresses a pod sees itself.
 _SELF = 0
 #: A row with this protocol, and port 0, says that an address is a node's.
@@ -39,22 +38,24 @@ _BATCH = 8192
 
 
 class Services:
-    """What services the pods of this node find. Safe for threads.
+    """What services this node has for who asks. Safe for threads.
 
     :param network: callable that returns the node's number of a network.
     :param themselves: by which addresses, IPv4 and IPv6, a pod that reaches
         itself through a service sees itself.
     :param node_ports: the first and the last port of services on nodes.
+    :param outside: whether clients outside are served too.
     """
 
     def __init__(self, maps: maps_.Maps, writer: writer_.Writer,
                  network: Callable[[str], int], themselves: tuple[str, str],
-                 node_ports: tuple[int, int]):
+                 node_ports: tuple[int, int], outside: bool = False):
         self._maps = maps
         self._writer = writer
         self._network = network
         self._themselves = themselves
         self._node_ports = node_ports
+        self._outside = outside
         self._node: Optional[model.Node] = None
         self._nodes: frozenset[str] = frozenset()
         self._table: Optional[plan.Table] = None
@@ -85,7 +86,8 @@ class Services:
                 self._node = node
                 self._table = plan.Table(
                     node.name, node.zone,
-                    lambda: self._writer.allocate('backends'))
+                    lambda: self._writer.allocate('backends'),
+                    outside=self._outside)
             known = self._table.services
             changed: dict[str, Optional[model.Service]] = {
                 name: service for name, service in services.items()
@@ -146,15 +148,20 @@ class Services:
         self._write(BACKENDS, [
             (layout.BackendKey(*key).pack(), self._backend(target))
             for key, target in planned.backends.items()])
+        self._write(RANGES, [
+            (layout.SourceKey(*key).pack(), layout.U32.pack(allowed))
+            for key, allowed in planned.ranges.items()])
         self._write(ADDRESSES, [
             (_key(key), layout.Svc(*row).pack())
             for key, row in planned.addresses.items()])
         self._delete(ADDRESSES, [_key(key) for key in planned.gone])
         if anew:
             self._purge()
-        elif planned.unused or planned.forget:
+        elif planned.unused or planned.open or planned.forget:
             writer_.wait_for_packets()
             self._forget(planned.forget)
+            self._delete(RANGES, [layout.SourceKey(*key).pack()
+                                  for key in planned.open])
             self._delete(BACKENDS, [
                 layout.BackendKey(number, index).pack()
                 for number, count in planned.unused
@@ -178,9 +185,11 @@ class Services:
     def _begin(self):
         # What a writer that was stopped has written, and nothing leads to:
         # there must be room for two generations, not for three.
-        self._purge_backends({
-            layout.Svc.unpack(value).backends for _, value
-            in libbpf.map_items(self._maps.fd(ADDRESSES))})
+        live = [layout.Svc.unpack(value) for _, value
+                in libbpf.map_items(self._maps.fd(ADDRESSES))]
+        self._purge_backends({row.backends for row in live})
+        services = {row.number for row in live}
+        self._purge_ranges(lambda key: key.service in services)
         first, last = self._node_ports
         self._maps.set_meta(layout.Meta.NODE_PORTS, first << 16 | last)
         self._write(BACKENDS, [
@@ -197,6 +206,16 @@ class Services:
                 self._maps.fd(ADDRESSES)) if bytes(key) not in rows),
             key=lambda key: layout.SvcKey.unpack(key).port))
         self._purge_backends(self._table.sets)
+        ranges = self._table.ranges
+        self._purge_ranges(lambda key: key in ranges)
+
+    def _purge_ranges(self, wanted):
+        lost = [bytes(key) for key, _ in libbpf.map_items(
+            self._maps.fd(RANGES))
+            if not wanted(layout.SourceKey.unpack(key))]
+        if lost:
+            writer_.wait_for_packets()
+            self._delete(RANGES, lost)
 
     def _purge_backends(self, sets):
         """Delete all sets but these."""
@@ -237,8 +256,10 @@ def _each(rows, work):
 
 
 def _node_key(address):
-    return layout.SvcKey(_SCOPE, address, 0, _NODE_PROTOCOL).pack()
+    return layout.SvcKey(
+        frontends.INSIDE, address, 0, _NODE_PROTOCOL).pack()
 
 
 def _key(key):
-    return layout.SvcKey(_SCOPE, *key).pack()
+    return layout.SvcKey(key.scope, key.address, key.port,
+                         key.protocol).pack()

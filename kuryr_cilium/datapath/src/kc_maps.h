@@ -224,12 +224,19 @@ _Static_assert(sizeof(struct kc_ct) == 64, "a connection is one cache line");
 _Static_assert(sizeof(struct kc_ct_key) == 28,
 	       "no holes in a key");
 
+/* Who asks. */
+enum kc_scope {
+	KC_SCOPE_INSIDE,	/* a pod, or the node itself */
+	KC_SCOPE_OUTSIDE,	/* what comes in on an uplink */
+};
+
 /*
  * An address of a service; a port of 0 is every port that has no entry. With
  * KC_PROTO_NODE, which says that an address is a node's, there is no service.
+ * Both are inside only.
  */
 struct kc_svc_key {
-	__u32 scope;		/* 0 */
+	__u32 scope;		/* of enum kc_scope */
 	__u8 addr[16];		/* zero: of every node */
 	__be16 port;
 	__u8 proto;
@@ -243,6 +250,9 @@ struct kc_svc {
 	__u32 affinity;		/* seconds that a client keeps its backend; 0 */
 };
 
+/* kc_svc.backends of what is dropped without an answer; its count is 0. */
+#define KC_SVC_SILENT 0xffffffff
+
 struct kc_backend_key {
 	__u32 backends;
 	__u32 index;		/* 0 to count - 1 */
@@ -253,6 +263,16 @@ struct kc_backend {
 	__be16 port;
 	__u8 mac[6];		/* zero: by way of a router */
 	__u32 network;		/* in which it has that MAC address */
+};
+
+/*
+ * Who outside may ask a service: 1 or 0; what has no match may. Of a service
+ * with ranges every address has one.
+ */
+struct kc_source_key {
+	__u32 plen;		/* 32 + that of addr */
+	__be32 service;		/* kc_svc.number */
+	__u8 addr[16];
 };
 
 /* Which backend a client has. */
@@ -351,6 +371,8 @@ KC_MAP(kc_svc_v1, BPF_MAP_TYPE_HASH, struct kc_svc_key, struct kc_svc, 262144,
        BPF_F_NO_PREALLOC);
 KC_MAP(kc_backend_v1, BPF_MAP_TYPE_HASH, struct kc_backend_key,
        struct kc_backend, 524288, BPF_F_NO_PREALLOC);
+KC_MAP(kc_source_v1, BPF_MAP_TYPE_LPM_TRIE, struct kc_source_key, __u32,
+       65536, BPF_F_NO_PREALLOC);
 KC_MAP(kc_affinity_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_affinity_key,
        struct kc_affinity, 65536, 0);
 KC_MAP(kc_drops_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, KC_REASONS, 0);
@@ -373,6 +395,7 @@ struct kc_types {
 	enum kc_meta_index meta;
 	enum kc_endpoint_flag endpoint_flag;
 	enum kc_echo echo;
+	enum kc_scope scope;
 	enum kc_ct_flag ct_flag;
 };
 
