@@ -98,15 +98,20 @@ class Table:
 
     :param allocate: returns a number that was never used before.
     :param outside: whether clients outside are served too.
+    :param known: Row.service of what an earlier process has in force. The
+        first update takes over the numbers of which it is clear whose they
+        are, and affinity with them.
     """
 
     def __init__(self, node: str, zone: str, allocate: Callable[[], int],
-                 limits: Limits = Limits(), outside: bool = False):
+                 limits: Limits = Limits(), outside: bool = False,
+                 known: Mapping[frontends.Key, int] = {}):
         self._node = node
         self._zone = zone
         self._allocate = allocate
         self._limits = limits
         self._outside = outside
+        self._known = known
         self._services: dict[str, model.Service] = {}
         self._frontends: dict[str, tuple[frontends.Frontend, ...]] = {}
         # Id of a service -> group -> Row.service.
@@ -114,6 +119,8 @@ class Table:
         self._names: dict[int, str] = {}
         # Key -> id of a service -> what it wants there.
         self._claims: dict[frontends.Key, dict[str, frontends.Frontend]] = {}
+        # Keys that several want.
+        self._contested: set[frontends.Key] = set()
         self._rows: dict[frontends.Key, Row] = {}
         # What is in force, without what was refused.
         self._targets: dict[frontends.Key, tuple] = {}
@@ -195,10 +202,13 @@ class Table:
         """
         touched = set(self._refused)
         forget: set[tuple[int, str, int]] = set()
+        made = {name: self._frontends_of(service)
+                for name, service in changed.items()}
+        self._take_over(made)
         for name, service in changed.items():
             before = self._frontends.get(name, ())
             had = self._had(name, before)
-            self._claim(name, service, touched)
+            self._claim(name, service, made[name], touched)
             now = self._frontends.get(name, ())
             forget |= {(number, target.address, target.port) for number, target
                        in had - self._had(name, now)}
@@ -212,35 +222,65 @@ class Table:
     def conflicts(self) -> dict[str, str]:
         """Services that want an address that another one has: id -> why."""
         found = {}
-        for key, claims in self._claims.items():
-            if len(claims) > 1:
-                owner = self.owner(key)
-                for name in claims.keys() - {owner}:
-                    found[name] = '%s is taken by the service %s' % (
-                        _text(key), owner)
+        for key in sorted(self._contested):
+            owner = self.owner(key)
+            for name in self._claims[key].keys() - {owner}:
+                found[name] = '%s is taken by the service %s' % (
+                    _text(key), owner)
         return found
 
-    def _claim(self, name, service, touched):
+    def _frontends_of(self, service):
+        if service is None:
+            return ()
+        found = [*frontends.frontends(service, self._node, self._zone)]
+        if self._outside:
+            found += frontends.outside(service, self._node, self._zone)
+        return tuple(found)
+
+    def _take_over(self, made):
+        """Go on with the numbers that are known.
+
+        A number that two want, or two of which one wants, may have been
+        another service's.
+        """
+        wanted, wanting = (collections.defaultdict(set) for _ in range(2))
+        if self._known:
+            for name, items in made.items():
+                for item in items:
+                    number = self._known.get(item.key)
+                    if number:
+                        wanted[name, item.group].add(number)
+                        wanting[number].add((name, item.group))
+        for (name, group), numbers in wanted.items():
+            number = min(numbers)
+            if len(numbers) == len(wanting[number]) == 1:
+                self._numbers.setdefault(name, {})[group] = number
+                self._names[number] = name
+        self._known = {}
+
+    def _claim(self, name, service, items, touched):
         for item in self._frontends.pop(name, ()):
             claims = self._claims[item.key]
             claims.pop(name, None)
             if not claims:
                 del self._claims[item.key]
+            if len(claims) < 2:
+                self._contested.discard(item.key)
             touched.add(item.key)
         self._services.pop(name, None)
         if service is None:
             return
         self._services[name] = service
-        found = [*frontends.frontends(service, self._node, self._zone)]
-        if self._outside:
-            found += frontends.outside(service, self._node, self._zone)
-        self._frontends[name] = tuple(found)
+        self._frontends[name] = items
         numbers = self._numbers.setdefault(name, {})
-        for item in self._frontends[name]:
+        for item in items:
             if item.group not in numbers:
                 number = numbers[item.group] = self._allocate()
                 self._names[number] = name
-            self._claims.setdefault(item.key, {})[name] = item
+            claims = self._claims.setdefault(item.key, {})
+            claims[name] = item
+            if len(claims) > 1:
+                self._contested.add(item.key)
             touched.add(item.key)
 
     def _restrict(self, names, touched):
@@ -340,6 +380,13 @@ class Table:
             if number is not None:
                 self._written -= len(targets)
                 yield number, len(targets)
+
+    def held(self) -> dict[tuple[int, str, int], str]:
+        """(Row.service, address, port) -> MAC address of targets that clients
+        may have by affinity."""
+        return {(number, target.address, target.port): target.mac
+                for name, items in self._frontends.items()
+                for number, target in self._had(name, items)}
 
     def _had(self, name, items):
         """All (Row.service, target) that clients may have."""

@@ -87,7 +87,7 @@ class Services:
                 self._table = plan.Table(
                     node.name, node.zone,
                     lambda: self._writer.allocate('backends'),
-                    outside=self._outside)
+                    outside=self._outside, known=self._rows_in_force())
             known = self._table.services
             changed: dict[str, Optional[model.Service]] = {
                 name: service for name, service in services.items()
@@ -159,7 +159,8 @@ class Services:
             self._purge()
         elif planned.unused or planned.open or planned.forget:
             writer_.wait_for_packets()
-            self._forget(planned.forget)
+            if planned.forget:
+                self._forget(lambda target, mac: target in planned.forget)
             self._delete(RANGES, [layout.SourceKey(*key).pack()
                                   for key in planned.open])
             self._delete(BACKENDS, [
@@ -170,17 +171,30 @@ class Services:
             with self._lock:
                 self._lost = True
 
-    def _forget(self, targets):
-        """Let clients that have one of these by affinity choose again."""
-        if not targets:
-            return
+    def _forget(self, lost):
+        """Let clients that have a lost target by affinity choose again.
+
+        :param lost: called with (Row.service, address, port), and the MAC
+            address if the target was found without a router.
+        """
         gone = []
         for key, value in libbpf.map_items(self._maps.fd(AFFINITY)):
             found = layout.Affinity.unpack(value)
             number = layout.AffinityKey.unpack(key).service
-            if (number, found.address, found.port) in targets:
+            if lost((number, found.address, found.port), found.mac):
                 gone.append(bytes(key))
         self._delete(AFFINITY, gone)
+
+    def _rows_in_force(self):
+        """Key -> number of its service, whoever has written it."""
+        found = {}
+        for key, value in libbpf.map_items(self._maps.fd(ADDRESSES)):
+            key = layout.SvcKey.unpack(key)
+            if key.protocol != _NODE_PROTOCOL:
+                found[frontends.Key(key.address, key.port, key.protocol,
+                                    key.scope)] = layout.Svc.unpack(
+                                        value).number
+        return found
 
     def _begin(self):
         # What a writer that was stopped has written, and nothing leads to:
@@ -205,6 +219,10 @@ class Services:
             bytes(key) for key, _ in libbpf.map_items(
                 self._maps.fd(ADDRESSES)) if bytes(key) not in rows),
             key=lambda key: layout.SvcKey.unpack(key).port))
+        writer_.wait_for_packets()
+        held = self._table.held()
+        self._forget(lambda target, mac: target not in held or mac not in (
+            None, held[target]))
         self._purge_backends(self._table.sets)
         ranges = self._table.ranges
         self._purge_ranges(lambda key: key in ranges)

@@ -307,6 +307,28 @@ class TestTable(PlanCase):
         self.assertEqual('thief', self.table_.owner(KEY))
         self.assertEqual({}, self.table_.conflicts())
 
+    def test_numbers_are_taken_over(self):
+        def again(*known):
+            found = plan.Table(NODE, ZONE, itertools.count(50).__next__,
+                               known=dict(known))
+            found.update(wanted)
+            return [found.rows[key].service for key in keys]
+
+        wanted = {'n1/a': service('a', [('10.0.0.1', 80)],
+                                  external=('198.51.100.1',)),
+                  'n1/b': service('b', [('10.0.0.2', 80)], 2,
+                                  external=('198.51.100.1',))}
+        mine, theirs, both = keys = (
+            KEY, frontends.Key('172.30.0.2', 80, TCP),
+            frontends.Key('198.51.100.1', 80, TCP))
+        # The address that both want was n1/a's.
+        self.assertEqual([7, 8, 7], again((mine, 7), (theirs, 8)))
+        self.assertEqual(7, again((mine, 7))[0])
+        for found in (again((mine, 7), (theirs, 8), (both, 7)),
+                      again((mine, 7), (theirs, 7)),
+                      again((both, 7)), again()):
+            self.assertTrue({7, 8}.isdisjoint(found), found)
+
     def test_affinity_is_of_one_port(self):
         backends = (model.Backend('10.0.0.1', 8080),)
         secure = (model.Backend('10.0.0.1', 8443),)
