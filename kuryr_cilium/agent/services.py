@@ -24,6 +24,7 @@ from typing import Mapping, Optional
 
 from oslo_log import log as logging
 
+from kuryr_cilium.agent import healthports
 from kuryr_cilium.agent import view
 from kuryr_cilium.agent import viewfile
 from kuryr_cilium.datapath import driver
@@ -46,18 +47,22 @@ class Services:
     :param host: name of this node.
     :param client: an rpc.client.ControllerClient.
     :param interval: seconds between two comparisons of everything.
+    :param ports: is told what is in force; None if there is nobody to tell.
     """
 
     def __init__(self, host: str, client, datapath: driver.Driver,
-                 file: viewfile.ViewFile, interval: float = 60.0):
+                 file: viewfile.ViewFile, interval: float = 60.0,
+                 ports: Optional[healthports.HealthPorts] = None):
         self._host = host
         self._client = client
         self._datapath = datapath
         self._file = file
         self._interval = interval
+        self._ports = ports
         self._held: Mapping[str, view.Held] = {}
         self._epoch = -1
         self._refused: Mapping[str, str] = {}
+        self._conflicts: Mapping[str, str] = {}
         self._trouble: Optional[str] = 'no controller was asked yet'
         self._failures = 0
         self._unsaved: Optional[float] = None
@@ -185,21 +190,37 @@ class Services:
         """Bring what is held in force; then it is what this node has."""
         nodes = {item.value.name: item.value for item in held.values()
                  if isinstance(item.value, model.Node)}
-        with metrics.SERVICES_APPLY_SECONDS.time():
-            refused = self._datapath.serve(
-                _services(held),
-                nodes.get(self._host) or model.Node(self._host),
-                frozenset(address for node in nodes.values()
-                          for address in node.addresses))
+        found = _services(held)
+        try:
+            with metrics.SERVICES_APPLY_SECONDS.time():
+                refused = self._datapath.serve(
+                    found, nodes.get(self._host) or model.Node(self._host),
+                    frozenset(address for node in nodes.values()
+                              for address in node.addresses))
+        except Exception:
+            if self._ports is not None:
+                self._ports.fail()
+            raise
+        if self._ports is not None:
+            self._ports.update(found, refused)
+        self._held, self._epoch = held, epoch
+        self._tell(refused, self._datapath.conflicts())
+        for what, count in plan.counts(found.values()).items():
+            metrics.SERVICE_OBJECTS.labels(what).set(count)
+
+    def _tell(self, refused, conflicts):
+        """Of services that are not in force as a whole, if it is news."""
         for name, why in refused.items():
             if self._refused.get(name) != why:
                 LOG.error('Service %(name)s is refused: %(why)s',
                           {'name': name, 'why': why})
-        self._held, self._epoch = held, epoch
-        self._refused = dict(refused)
-        for what, count in plan.counts(_services(held).values()).items():
-            metrics.SERVICE_OBJECTS.labels(what).set(count)
+        for name, why in conflicts.items():
+            if self._conflicts.get(name) != why:
+                LOG.warning('Service %(name)s is in force without an '
+                            'address: %(why)s', {'name': name, 'why': why})
+        self._refused, self._conflicts = dict(refused), dict(conflicts)
         metrics.SERVICES_REFUSED.set(len(refused))
+        metrics.SERVICES_CONFLICTS.set(len(conflicts))
 
     def _failed(self, trouble):
         if trouble != self._trouble:

@@ -222,7 +222,7 @@ class Table:
     def conflicts(self) -> dict[str, str]:
         """Services that want an address that another one has: id -> why."""
         found = {}
-        for key in sorted(self._contested):
+        for key in sorted(self._contested, reverse=True):
             owner = self.owner(key)
             for name in self._claims[key].keys() - {owner}:
                 found[name] = '%s is taken by the service %s' % (
@@ -262,10 +262,10 @@ class Table:
         for item in self._frontends.pop(name, ()):
             claims = self._claims[item.key]
             claims.pop(name, None)
-            if not claims:
-                del self._claims[item.key]
             if len(claims) < 2:
                 self._contested.discard(item.key)
+            if not claims:
+                del self._claims[item.key]
             touched.add(item.key)
         self._services.pop(name, None)
         if service is None:

@@ -133,6 +133,17 @@ class TestServices(base.TestCase):
             )['services']
             self.assertEqual(state, service['state'])
 
+    def test_a_health_check_port_that_is_taken(self):
+        why = {'shop/web': 'health check port 30999 of IPv4: in use'}
+        for refused, state in (({}, 'in force, but health check port 30999 '
+                                'of IPv4: in use'),
+                               ({'shop/web': 'no room'},
+                                'refused: no room')):
+            service, = describe.services(
+                {'shop/web': self.SERVICE}, None, refused, {}, why
+            )['services']
+            self.assertEqual(state, service['state'])
+
     def test_not_current_and_off(self):
         self.assertEqual(
             {'enabled': True, 'trouble': 'no answer', 'services': []},
