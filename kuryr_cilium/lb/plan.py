@@ -414,7 +414,8 @@ class Table:
 
 def counts(services: Iterable[model.Service]) -> collections.Counter:
     """How many services, ports and backends there are."""
-    found: collections.Counter[str] = collections.Counter()
+    found: collections.Counter[str] = collections.Counter(
+        services=0, ports=0, backends=0)
     for service in services:
         found['services'] += 1
         found['ports'] += len(service.ports)
