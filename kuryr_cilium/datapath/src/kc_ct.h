@@ -165,7 +165,8 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 		}
 		/* The answers would be taken for the service's. */
 		if (ct && ct->nat_port && !(ct->flags & KC_CT_ALIAS) &&
-		    !c->backend.set)
+		    !c->backend.set && !kc_ct_expired(ct, p->proto, now) &&
+		    !(opening && ct->flags & KC_CT_CLOSING))
 			return KC_DROP_SERVICE_TUPLE;
 	}
 	/* An entry that is about to be swept is not written to. */

@@ -443,6 +443,39 @@ class TestChoice(ServiceCase):
         self.sent(l4(A.v4, VIP[4], p.UDP, 4001, 80), Reason.SERVICE_TUPLE)
 
 
+    def test_the_backend_itself_from_a_port_of_a_service(self):
+        self.service(VIP[4], backends=[(PEER[4], 8080)])
+        self.service(VIP[4], 80, p.UDP, [(PEER[4], 8080)])
+
+        def ask(address, port, protocol, flags=SYN, expected=REDIRECT):
+            self.assertOut(expected, l4(A.v4, address, protocol, 4000, port,
+                                        flags))
+
+        for protocol in PROTOCOLS:
+            ask(VIP[4], 80, protocol)
+            self.received(l4(PEER[4], A.v4, protocol, 8080, 4000, SYN_ACK))
+            # Its answers would be taken for the service's.
+            ask(PEER[4], 8080, protocol, SYN, Reason.SERVICE_TUPLE)
+            if protocol == p.TCP:
+                ask(VIP[4], 80, protocol, p.RST)
+                # What is closed is opened by nothing else.
+                ask(PEER[4], 8080, protocol, ACK, Reason.SERVICE_TUPLE)
+            else:
+                self.bench.age(200, HALF)
+            ask(PEER[4], 8080, protocol)
+            back = self.received(l4(PEER[4], A.v4, protocol, 8080, 4000,
+                                    SYN_ACK))
+            self.assertEqual(PEER[4], back.flow[0])
+            # And now the other way round.
+            ask(VIP[4], 80, protocol, SYN, Reason.SERVICE_TUPLE)
+            self.bench.age(90000)
+            self.bench.age(90000, HALF)
+            ask(VIP[4], 80, protocol)
+            back = self.received(l4(PEER[4], A.v4, protocol, 8080, 4000,
+                                    SYN_ACK))
+            self.assertEqual(VIP[4], back.flow[0])
+
+
 class TestHairpin(ServiceCase):
 
     def test_a_pod_reaches_itself(self):
