@@ -382,8 +382,10 @@ class Table:
                 yield number, len(targets)
 
     def held(self) -> dict[tuple[int, str, int], str]:
-        """(Row.service, address, port) -> MAC address of targets that clients
-        may have by affinity."""
+        """Targets that clients may have by affinity.
+
+        :returns: (Row.service, address, port) -> MAC address.
+        """
         return {(number, target.address, target.port): target.mac
                 for name, items in self._frontends.items()
                 for number, target in self._had(name, items)}

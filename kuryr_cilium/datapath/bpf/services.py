@@ -19,6 +19,7 @@ from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import maps as maps_
 from kuryr_cilium.datapath.bpf import writer as writer_
+from kuryr_cilium.datapath import driver
 from kuryr_cilium import exceptions
 from kuryr_cilium.lb import frontends
 from kuryr_cilium.lb import model
@@ -110,6 +111,30 @@ class Services:
         """Id of the service with a number; '' if there is none."""
         table = self._table
         return table.names.get(number, '') if table else ''
+
+    def backends(self, address: str, port: int, protocol: int
+                 ) -> Optional[driver.Asked]:
+        """Who gets what pods send to an address, as the programs find it.
+
+        :returns: None if it is no service's.
+        """
+        any_ = frontends.ANY[frontends.family(address)]
+        first, last = self._node_ports
+        keys = [frontends.Key(address, port, protocol)]
+        with self._writer.lock:
+            if first <= port <= last and self._get(
+                    ADDRESSES, _node_key(address)):
+                keys.append(frontends.Key(any_, port, protocol))
+            keys.append(frontends.Key(address, 0, 0))
+            found = next(filter(None, (
+                self._get(ADDRESSES, _key(key)) for key in keys)), None)
+            if found is None:
+                return None
+            row = layout.Svc.unpack(found)
+            targets = (self._get(BACKENDS, layout.BackendKey(
+                row.backends, index).pack()) for index in range(row.count))
+            return driver.Asked(self.name(row.number), tuple(
+                layout.Backend.unpack(target)[:2] for target in targets))
 
     def conflicts(self) -> Mapping[str, str]:
         """Services that want an address that another one has: id -> why."""
@@ -248,6 +273,9 @@ class Services:
         return layout.Backend(
             target.address, target.port, target.mac or None,
             self._network(target.network_id) if target.mac else 0).pack()
+
+    def _get(self, table, key):
+        return libbpf.map_lookup(self._maps.fd(table), key)
 
     def _write(self, table, rows):
         def write(part):
