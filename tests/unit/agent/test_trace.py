@@ -31,7 +31,6 @@ class Datapath:
             'r1', 0, 'allow', '', ('NetworkPolicy/ns/a ingress[0]',),
             'network_policy')
 
-
     def backends(self, address, port, protocol):
         if not port:
             raise ValueError('port 0 is not 1 to 65535')
