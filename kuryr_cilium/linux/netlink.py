@@ -35,6 +35,10 @@ _IFA_F_NODAD = 0x02
 _RTNH_F_ONLINK = 4
 _RT_TABLE_MAIN = 254
 _RT_SCOPE_UNIVERSE = 0
+_RTN_UNICAST = 1
+#: What a look-up of a route says where none leads on.
+_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES,
+                errno.EINVAL)
 _IFNAMSIZ = 16
 
 #: Documentation addresses (RFC 5737, RFC 3849): which way is out?
@@ -249,6 +253,25 @@ class Netlink:
                     family=family, ifindex=index)
                 if message.get('lladdr')}
 
+    def way_to(self, address: str) -> Optional[str]:
+        """By which way this host sends to an address.
+
+        :returns: as 'via 10.0.0.1 dev eth0'; None if there is none, or if it
+            ends on this host.
+        """
+        version = ipaddress.ip_address(address).version
+        found = self._request(
+            'read the route to %s' % address, _UNREACHABLE, self._ip.route,
+            'get', dst=address, family=_family(version))
+        if not found or found[0]['type'] != _RTN_UNICAST:
+            return None
+        link = self._request('read a link', (), self._ip.get_links,
+                             found[0].get('oif'))[0]
+        gateway = found[0].get('gateway') or (
+            found[0].get('via') or {}).get('addr')
+        return '%sdev %s' % ('via %s ' % gateway if gateway else '',
+                             link.get('ifname'))
+
     def source(self, version: int) -> Optional[str]:
         """The address from which this host reaches the outside.
 
@@ -257,10 +280,8 @@ class Netlink:
             first address of global scope; None if there is none.
         """
         found = self._request(
-            'read the default route', (errno.ENETUNREACH, errno.EHOSTUNREACH,
-                                       errno.EACCES, errno.EINVAL),
-            self._ip.route, 'get', dst=_OUTSIDE[version],
-            family=_family(version))
+            'read the default route', _UNREACHABLE, self._ip.route, 'get',
+            dst=_OUTSIDE[version], family=_family(version))
         if found and found[0].get('prefsrc'):
             return found[0].get('prefsrc')
         for address in self.global_addresses():

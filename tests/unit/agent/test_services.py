@@ -113,8 +113,7 @@ class TestServices(base.TestCase):
                                       self.ports.told[-1:]])
 
     def test_refusals_are_told_to_balancers(self):
-        text = self.bring(service('a', '10.0.0.1', '10.0.0.2',
-                                              '10.0.0.3'))
+        text = self.bring(service('a', '10.0.0.1', '10.0.0.2', '10.0.0.3'))
         self.assertIn('Service n1/a is refused', text)
         self.assertEqual(1, self.metric('refused'))
         self.assertEqual([(['n1/a'], ['n1/a'])], self.ports.told)

@@ -12,13 +12,14 @@
 """What the Kubernetes documentation says of who answers for an address.
 
 Independent of kuryr_cilium.lb, slow, and as plain as the text. It answers
-for what pods send, and for what comes from outside. Sources: "Service" (selectors, multi-port, headless,
-external IPs, ExternalName), "Virtual IPs and Service Proxies" (traffic
-policies, traffic to terminating endpoints, "Preserving the client source
-IP"), "EndpointSlices" (conditions, duplicates), "Topology Aware Routing" and "Traffic distribution", and the API
-reference of Service and EndpointSlice. Where they are silent, as kube-proxy;
-but who is in none of the source ranges of a service has no way to it, on no
-address that is meant for clients outside.
+for what pods send, and for what comes from outside. Sources: "Service"
+(selectors, multi-port, headless, external IPs, ExternalName), "Virtual IPs
+and Service Proxies" (traffic policies, traffic to terminating endpoints),
+"EndpointSlices" (conditions, duplicates), "Topology Aware Routing" and
+"Traffic distribution", and the API reference of Service and EndpointSlice.
+Where they are silent, as kube-proxy; but who is in none of the source ranges
+of a service has no way to it, on no address that is meant for clients
+outside.
 """
 
 import ipaddress
