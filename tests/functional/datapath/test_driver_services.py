@@ -82,4 +82,3 @@ class TestRestart(paths.PathCase):
         left = [port for port in PORTS if port != gone]
         self.serve(self.driver, left)
         self.assertIn(self.backend(4), left)
-

@@ -442,7 +442,6 @@ class TestChoice(ServiceCase):
         self.sent(l4(A.v4, PEER[4], p.UDP, 4001, 53))
         self.sent(l4(A.v4, VIP[4], p.UDP, 4001, 80), Reason.SERVICE_TUPLE)
 
-
     def test_the_backend_itself_from_a_port_of_a_service(self):
         self.service(VIP[4], backends=[(PEER[4], 8080)])
         self.service(VIP[4], 80, p.UDP, [(PEER[4], 8080)])
