@@ -201,13 +201,13 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 			 kc_ct_recheck(skb, ct, &k, e, &c->query);
 		e->flags = ct->flags;
 		kc_ct_touch(ct, p, e->direction, now);
-		if (reason)
-			return reason;
 		if (ct->nat_port && e->direction == KC_INGRESS) {
 			c->source.set = KC_NAT_SET;
 			c->source.port = ct->nat_port;
 			kc_copy16(c->source.addr, ct->nat);
 		}
+		if (reason)
+			return reason;
 		if (p->tcp_flags & (KC_TCP_FIN | KC_TCP_RST))
 			kc_ct_close(ct, p, e->direction);
 		if (ct->flags & KC_CT_CLOSING)
