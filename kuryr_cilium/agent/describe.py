@@ -77,26 +77,30 @@ def policies(view: Optional[model.View]) -> list[dict]:
 
 def services(found: Optional[Mapping[str, lb_model.Service]],
              trouble: Optional[str], refused: Mapping[str, str],
-             conflicts: Mapping[str, str]) -> dict:
-    """The services that this node's pods reach.
+             conflicts: Mapping[str, str],
+             ports: Mapping[str, str] = {}) -> dict:
+    """The services that are known on this node.
 
     :param found: by id; None: services are switched off.
     :param trouble: what keeps them from being current.
     :param refused: id -> why there was no room for all of it.
     :param conflicts: id -> which of its addresses is another service's.
+    :param ports: id -> why its health check port is not open.
     """
     if found is None:
         return {'enabled': False, 'trouble': None, 'services': []}
     return {'enabled': True, 'trouble': trouble, 'services': [
         _service(found[name], [why[name] for why in (refused, conflicts)
-                               if name in why])
+                               if name in why], ports.get(name))
         for name in sorted(found)]}
 
 
-def _service(service, refusals):
+def _service(service, refusals, port):
     state = 'in force'
     if refusals:
         state = 'refused: ' + '; '.join(refusals)
+    elif port:
+        state = 'in force, but ' + port
     return {
         'namespace': service.namespace,
         'name': service.name,
@@ -117,6 +121,11 @@ def _service(service, refusals):
         'affinity_seconds': service.affinity,
         'internal_traffic_policy':
             'Local' if service.internal_local else 'Cluster',
+        'external_traffic_policy':
+            'Local' if service.external_local else 'Cluster',
+        'source_ranges': None if service.source_ranges is None
+        else list(service.source_ranges),
+        'health_check_node_port': service.health_port,
         'state': state,
     }
 

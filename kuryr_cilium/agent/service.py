@@ -33,6 +33,7 @@ from stevedore import driver as stevedore_driver
 from kuryr_cilium.agent import api
 from kuryr_cilium.agent import cni_server
 from kuryr_cilium.agent import describe
+from kuryr_cilium.agent import healthports
 from kuryr_cilium.agent import plug
 from kuryr_cilium.agent import pods
 from kuryr_cilium.agent import probe
@@ -114,7 +115,7 @@ class AgentService(service.Service):
         prometheus_client.REGISTRY.register(drops)
         undo.callback(prometheus_client.REGISTRY.unregister, drops)
         self._begin(undo, self._health)
-        self._datapath.start(sorted(netlink.addresses()))
+        self._datapath.start(sorted(netlink.addresses()), node_ips(conf))
         undo.callback(self._monitor.join, 5)
         undo.callback(self._datapath.stop)
         undo.callback(self._monitor.stop)
@@ -134,8 +135,8 @@ class AgentService(service.Service):
         # no hint comes in any more, and calls to the controller end, before
         # the threads that make them are waited for.
         parts = (self._controller, self._leader, self._cni, self._api,
-                 self._views, self._services, self._pods, self._reporter,
-                 self._sweeper, self._hints)
+                 self._views, self._health_ports, self._services, self._pods,
+                 self._reporter, self._sweeper, self._hints)
         for part in filter(None, parts):
             self._begin(undo, part)
         for part in (self._controller, self._leader, self._cni):
@@ -156,10 +157,14 @@ class AgentService(service.Service):
             viewfile.ViewFile(state / 'view.json'),
             conf.agent.resync_interval, lambda: self._plugger.resume(),
             lambda: self._reporter.list_soon())
+        self._health_ports = healthports.HealthPorts(host) if (
+            conf.services.enabled and conf.services.replace_kube_proxy
+        ) else None
         self._services = services.Services(
             host, self._controller, self._datapath,
             viewfile.ViewFile(state / 'services.json'),
-            conf.agent.resync_interval) if conf.services.enabled else None
+            conf.agent.resync_interval,
+            self._health_ports) if conf.services.enabled else None
         self._hints = rpc_server.HintServer(conf, host, self._hinted)
         self._plugger = plug.Plugger(
             self._binding, self._datapath, self._store, self._views,
@@ -194,6 +199,8 @@ class AgentService(service.Service):
                 for found in self._datapath.entries()],
         }, self._monitor.ring, {
             '/v1/trace': lambda query: trace.answer(self._datapath, query),
+            '/v1/backends': lambda query: trace.backends(
+                self._datapath, query),
         })
         self._health = health.HealthServer(
             conf.agent.health_address, self._checks(), self._live)
@@ -208,7 +215,8 @@ class AgentService(service.Service):
             return describe.services(None, None, {}, {})
         return describe.services(
             self._services.current(), self._services.trouble(),
-            self._services.refused(), self._datapath.conflicts())
+            self._services.refused(), self._datapath.conflicts(),
+            self._health_ports.problems() if self._health_ports else {})
 
     def _begin(self, undo, part):
         part.start()
@@ -253,6 +261,8 @@ class AgentService(service.Service):
                  'monitor': self._monitor, 'api': self._api}
         if self._services is not None:
             parts['services'] = self._services
+        if self._health_ports is not None:
+            parts['health ports'] = self._health_ports
         dead = [name for name, part in parts.items() if not part.is_alive()]
         return 'ended: ' + ', '.join(dead) if dead else None
 

@@ -32,12 +32,12 @@ class ServiceList(lister.Lister):
 
     def take_action(self, parsed_args):
         return (('namespace', 'name', 'addresses', 'external', 'ports',
-                 'backends', 'state'), [
+                 'backends', 'policies', 'state'), [
             (s['namespace'], s['name'], columns.Lines(s['addresses']),
              columns.Lines(s['external']),
              columns.Lines([_port(port) for port in s['ports']]), _backends(s),
-             s['state'])
-            for s in _services(self.app)
+             columns.Lines(_policies(s)), s['state'])
+            for s in known(self.app)
             if parsed_args.namespace in (None, s['namespace'])])
 
 
@@ -52,10 +52,11 @@ class ServiceShow(show.ShowOne):
         return parser
 
     def take_action(self, parsed_args):
-        service = dict(_find(_services(self.app), parsed_args.service))
+        service = dict(_find(known(self.app), parsed_args.service))
         for field in ('addresses', 'external'):
             service[field] = columns.Lines(service[field])
         service['ports'] = _Ports(service['ports'])
+        service['source_ranges'] = _Ranges(service['source_ranges'])
         return zip(*service.items())
 
 
@@ -66,7 +67,17 @@ class _Ports(cliff_columns.FormattableColumn):
             _port(port), *map(_backend, port['backends'])))
 
 
-def _services(app):
+class _Ranges(cliff_columns.FormattableColumn):
+
+    def human_readable(self):
+        return '\n'.join(_ranges(self._value))
+
+
+def known(app):
+    """What the agent says of all services.
+
+    :raises: exceptions.ServicesOff
+    """
     answer = app.agent.get('/v1/services')
     if not answer['enabled']:
         raise exceptions.ServicesOff()
@@ -97,6 +108,22 @@ def _port(port):
     if port['node_port']:
         text += ', node port %(node_port)d' % port
     return text
+
+
+def _policies(service):
+    """What is not so by default."""
+    found = ['%s Local' % name for name in ('internal', 'external')
+             if service[name + '_traffic_policy'] == 'Local']
+    if service['source_ranges'] is not None:
+        found += ['from ' + text for text in _ranges(
+            service['source_ranges'])]
+    return found
+
+
+def _ranges(ranges):
+    if ranges is None:
+        return ['everybody']
+    return ranges or ['nobody']
 
 
 def _backends(service):

@@ -84,7 +84,7 @@ class Problems:
         elif reference['kind'] == resources.SERVICES.kind:
             self._event(
                 reference, events.WARNING, PORT_NOT_SERVED,
-                'Pods do not reach all ports of this service: ' +
+                'This service is not served as it is written: ' +
                 '; '.join(text))
         else:
             self._event(

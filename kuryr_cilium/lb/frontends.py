@@ -10,7 +10,9 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""From services to the addresses that a node's pods may ask; pure.
+"""From services to the addresses that may be asked on a node; pure.
+
+Pods and the node itself ask in one scope, clients outside in another.
 
 Sources: Kubernetes documentation, "Virtual IPs and Service Proxies",
 "Service", sections on traffic policies, "Topology Aware Routing".
@@ -23,6 +25,9 @@ from kuryr_cilium.lb import model
 #: Stand for the addresses of every node.
 ANY = {4: '0.0.0.0', 6: '::'}
 
+#: Scopes of keys: what pods and the node itself ask, what clients outside do.
+INSIDE, OUTSIDE = 0, 1
+
 
 class Key(NamedTuple):
     """An address that is asked.
@@ -34,6 +39,7 @@ class Key(NamedTuple):
     address: str
     port: int
     protocol: int
+    scope: int = INSIDE
 
 
 class Target(NamedTuple):
@@ -49,12 +55,14 @@ class Group(NamedTuple):
     """Addresses of a service by which a client gets the same backend.
 
     :ivar port: the service's own number.
-    :ivar local: what comes from a node's own pods stays on it.
+    :ivar local: what is sent to it stays on the node.
+    :ivar restricted: only from the service's source ranges.
     """
 
     protocol: int
     port: int
     local: bool
+    restricted: bool = False
 
 
 class Frontend(NamedTuple):
@@ -62,6 +70,7 @@ class Frontend(NamedTuple):
 
     :ivar affinity: seconds for which a client keeps its target; 0: none.
     :ivar alive: (address, port) of backends that may keep flows they have.
+    :ivar silent: without targets it is dropped, not refused.
     """
 
     key: Key
@@ -69,6 +78,7 @@ class Frontend(NamedTuple):
     affinity: int
     group: Group
     alive: frozenset[tuple[str, int]]
+    silent: bool = False
 
 
 def family(address: str) -> int:
@@ -78,25 +88,16 @@ def family(address: str) -> int:
 
 def frontends(service: model.Service, node: str,
               zone: str) -> Iterator[Frontend]:
-    """Every address of a service, as pods of a node see it.
+    """Every address of a service, as a node and its pods see it.
 
     :param zone: the node's zone, '' if it has none.
     """
-    families = sorted({*map(family, service.addresses)})
-    external = [address for address in service.external
-                if address not in service.addresses]
     for port in service.ports:
-        backends = {version: [backend for backend in port.backends
-                              if family(backend.address) == version]
-                    for version in families}
-        for version, found in backends.items():
-            alive = frozenset((backend.address, backend.port)
-                              for backend in found)
+        for version, found in _families(service, port):
+            alive = _alive(found)
             near = _targets(usable(found, node, zone))
             local = service.internal_local
-            inside = _targets(_ready(
-                backend for backend in found if backend.node == node
-            )) if local else near
+            inside = _targets(_local(found, node)) if local else near
             for address in service.addresses:
                 if family(address) == version:
                     yield Frontend(
@@ -106,19 +107,30 @@ def frontends(service: model.Service, node: str,
             # What a pod sends to an address that is meant for clients
             # outside takes the short way, whatever externalTrafficPolicy is.
             group = Group(port.protocol, port.port, False)
-            # One of another family is not served: a balancer may translate.
-            for address in external:
-                if family(address) == version:
-                    yield Frontend(
-                        Key(address, port.port, port.protocol), near,
-                        service.affinity, group, alive)
-            if port.node_port:
-                yield Frontend(
-                    Key(ANY[version], port.node_port, port.protocol), near,
-                    service.affinity, group, alive)
+            for key, _ in _external(service, port, version, INSIDE):
+                yield Frontend(key, near, service.affinity, group, alive)
     for address in service.addresses:
         yield Frontend(Key(address, 0, 0), (), 0, Group(0, 0, False),
                        frozenset())
+
+
+def outside(service: model.Service, node: str,
+            zone: str) -> Iterator[Frontend]:
+    """Every address of a service, as clients outside see it on a node.
+
+    With ``externalTrafficPolicy: Local`` a node without backends is silent:
+    a balancer is to ask another one. It refuses if nobody has any.
+    """
+    local = service.external_local
+    for port in service.ports:
+        for version, found in _families(service, port):
+            targets = _targets(_local(found, node) if local
+                               else usable(found, node, zone))
+            for key, restricted in _external(service, port, version, OUTSIDE):
+                yield Frontend(
+                    key, targets, service.affinity,
+                    Group(port.protocol, port.port, local, restricted),
+                    _alive(found), local and bool(found))
 
 
 def usable(backends: Iterable[model.Backend], node: str,
@@ -138,6 +150,32 @@ def usable(backends: Iterable[model.Backend], node: str,
             if meant:
                 return meant
     return found
+
+
+def _families(service, port):
+    """Backends of a port by the families that the service has."""
+    for version in sorted({*map(family, service.addresses)}):
+        yield version, [backend for backend in port.backends
+                        if family(backend.address) == version]
+
+
+def _external(service, port, version, scope):
+    """(key, whether source ranges apply) of what clients outside may ask."""
+    # One of another family is not served: a balancer may translate.
+    for address in service.external:
+        if family(address) == version and address not in service.addresses:
+            yield (Key(address, port.port, port.protocol, scope),
+                   service.source_ranges is not None)
+    if port.node_port:
+        yield Key(ANY[version], port.node_port, port.protocol, scope), False
+
+
+def _local(backends, node):
+    return _ready(backend for backend in backends if backend.node == node)
+
+
+def _alive(backends):
+    return frozenset((backend.address, backend.port) for backend in backends)
 
 
 def _ready(backends):

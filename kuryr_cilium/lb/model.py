@@ -16,6 +16,7 @@ Everything here is a value: frozen, hashable, compared by content.
 """
 
 import dataclasses
+from typing import Optional
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -74,6 +75,12 @@ class Service:
     :ivar affinity: seconds for which a client keeps its backend; 0: none.
     :ivar internal_local: what comes from a node's own pods stays on it
         (``internalTrafficPolicy: Local``).
+    :ivar external_local: what comes from outside is served by backends on
+        the node that it comes to (``externalTrafficPolicy: Local``).
+    :ivar source_ranges: canonical networks whose clients may ask what is
+        external (``loadBalancerSourceRanges``); None: everybody may.
+    :ivar health_port: where each node tells how many backends it has
+        (``healthCheckNodePort``); 0: nowhere.
     """
 
     namespace: str
@@ -84,6 +91,9 @@ class Service:
     ports: tuple[Port, ...] = ()
     affinity: int = 0
     internal_local: bool = False
+    external_local: bool = False
+    source_ranges: Optional[tuple[str, ...]] = None
+    health_port: int = 0
 
     @property
     def id(self) -> str:

@@ -15,7 +15,10 @@
 A set of backends is written under a number of its own before anything leads
 to it; a row of an address then turns to it in one write, and what nobody is
 led to any more goes after the packets in flight. So a packet finds the whole
-of one set, the former or the new one.
+of one set, the former or the new one. In the same way source ranges are there
+before the row that asks for them. While they change, those that are allowed
+come first and those that are not go last: who may ask before and after is let
+in all the time.
 """
 
 import collections
@@ -26,6 +29,10 @@ from kuryr_cilium.lb import frontends
 from kuryr_cilium.lb import model
 
 UDP = 17
+#: Row.backends of what is dropped without an answer.
+SILENT = 0xffffffff
+#: What is not said to be allowed, where there are source ranges.
+EVERYBODY = ('0.0.0.0/0', '::/0')
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,17 +43,19 @@ class Limits:
 
     :ivar addresses: of kc_svc.
     :ivar backends: of kc_backend.
+    :ivar ranges: of kc_source.
     """
 
     addresses: int = 131072
     backends: int = 262144
+    ranges: int = 32768
 
 
 class Row(NamedTuple):
     """Where an address leads to.
 
-    :ivar backends: number of a set of backends.
-    :ivar count: how many there are in it; 0: it is refused.
+    :ivar backends: number of a set of backends; or SILENT.
+    :ivar count: how many there are in it; 0: it is refused, or dropped.
     :ivar service: number of the addresses of a service by which a client
         gets the same backend, as long as they live.
     """
@@ -62,19 +71,24 @@ class Plan:
     """What to do, in this order.
 
     :ivar backends: (number, index) -> target, of new sets.
+    :ivar ranges: (Row.service, network) -> whether clients in it may ask,
+        unless a longer one says otherwise; in an order of their own.
     :ivar addresses: rows that are new or different.
     :ivar gone: addresses that are nobody's any more.
     :ivar unused: (number, count) of sets to delete, after the packets in
         flight.
+    :ivar open: keys of ranges to delete, then too.
     :ivar forget: (Row.service, address, port): targets that clients may
         have by affinity, and may have no more.
     :ivar lost: whether UDP flows have lost their backends: ask Table.alive().
     """
 
     backends: Mapping[tuple[int, int], frontends.Target]
+    ranges: Mapping[tuple[int, str], bool]
     addresses: Mapping[frontends.Key, Row]
     gone: tuple[frontends.Key, ...]
     unused: tuple[tuple[int, int], ...]
+    open: tuple[tuple[int, str], ...]
     forget: frozenset[tuple[int, str, int]]
     lost: bool
 
@@ -83,14 +97,21 @@ class Table:
     """Services as they are in force on a node.
 
     :param allocate: returns a number that was never used before.
+    :param outside: whether clients outside are served too.
+    :param known: Row.service of what an earlier process has in force. The
+        first update takes over the numbers of which it is clear whose they
+        are, and affinity with them.
     """
 
     def __init__(self, node: str, zone: str, allocate: Callable[[], int],
-                 limits: Limits = Limits()):
+                 limits: Limits = Limits(), outside: bool = False,
+                 known: Mapping[frontends.Key, int] = {}):
         self._node = node
         self._zone = zone
         self._allocate = allocate
         self._limits = limits
+        self._outside = outside
+        self._known = known
         self._services: dict[str, model.Service] = {}
         self._frontends: dict[str, tuple[frontends.Frontend, ...]] = {}
         # Id of a service -> group -> Row.service.
@@ -98,6 +119,8 @@ class Table:
         self._names: dict[int, str] = {}
         # Key -> id of a service -> what it wants there.
         self._claims: dict[frontends.Key, dict[str, frontends.Frontend]] = {}
+        # Keys that several want.
+        self._contested: set[frontends.Key] = set()
         self._rows: dict[frontends.Key, Row] = {}
         # What is in force, without what was refused.
         self._targets: dict[frontends.Key, tuple] = {}
@@ -106,6 +129,9 @@ class Table:
         self._sets: dict[tuple, int] = {}
         self._uses: collections.Counter[tuple] = collections.Counter()
         self._written = 0
+        # Row.service -> network -> whether clients in it may ask.
+        self._ranges: dict[int, dict[str, bool]] = {}
+        self._ranged = 0
         # Key -> id of the service that there was no room for.
         self._refused: dict[frontends.Key, str] = {}
 
@@ -130,13 +156,21 @@ class Table:
         return frozenset(self._sets.values())
 
     @property
+    def ranges(self) -> frozenset[tuple[int, str]]:
+        """(Row.service, network) of the source ranges in force."""
+        return frozenset((number, network)
+                         for number, networks in self._ranges.items()
+                         for network in networks)
+
+    @property
     def refused(self) -> dict[str, str]:
         """Id of a service -> why an address of it is not served.
 
         The next update tries again.
         """
         return {name: 'the node has no room for more services: %d addresses, '
-                '%d backends' % (len(self._rows), self._written)
+                '%d backends, %d source ranges' % (
+                    len(self._rows), self._written, self._ranged)
                 for name in self._refused.values()}
 
     def owner(self, key: frontends.Key) -> Optional[str]:
@@ -151,10 +185,14 @@ class Table:
 
         :param address: what the client asked, with port and protocol.
         """
-        for asked in (address, frontends.ANY[frontends.family(address)]):
-            found = self._alive.get(frontends.Key(asked, port, protocol))
-            if found is not None:
-                return backend in found
+        for scope in (frontends.INSIDE, frontends.OUTSIDE):
+            for asked in (address, frontends.ANY[frontends.family(address)]):
+                found = self._alive.get(
+                    frontends.Key(asked, port, protocol, scope))
+                if found is not None:
+                    if backend in found:
+                        return True
+                    break
         return False
 
     def update(self, changed: Mapping[str, Optional[model.Service]]) -> Plan:
@@ -164,14 +202,19 @@ class Table:
         """
         touched = set(self._refused)
         forget: set[tuple[int, str, int]] = set()
+        made = {name: self._frontends_of(service)
+                for name, service in changed.items()}
+        self._take_over(made)
         for name, service in changed.items():
             before = self._frontends.get(name, ())
             had = self._had(name, before)
-            self._claim(name, service, touched)
+            self._claim(name, service, made[name], touched)
             now = self._frontends.get(name, ())
             forget |= {(number, target.address, target.port) for number, target
                        in had - self._had(name, now)}
-        plan = self._turn(touched, frozenset(forget))
+        ranges, unused = self._restrict(
+            sorted({*self._refused.values(), *changed}), touched)
+        plan = self._turn(touched, frozenset(forget), ranges, unused)
         for name in changed:
             self._forget_numbers(name)
         return plan
@@ -179,18 +222,48 @@ class Table:
     def conflicts(self) -> dict[str, str]:
         """Services that want an address that another one has: id -> why."""
         found = {}
-        for key, claims in self._claims.items():
-            if len(claims) > 1:
-                owner = self.owner(key)
-                for name in claims.keys() - {owner}:
-                    found[name] = '%s is taken by the service %s' % (
-                        _text(key), owner)
+        for key in sorted(self._contested, reverse=True):
+            owner = self.owner(key)
+            for name in self._claims[key].keys() - {owner}:
+                found[name] = '%s is taken by the service %s' % (
+                    _text(key), owner)
         return found
 
-    def _claim(self, name, service, touched):
+    def _frontends_of(self, service):
+        if service is None:
+            return ()
+        found = [*frontends.frontends(service, self._node, self._zone)]
+        if self._outside:
+            found += frontends.outside(service, self._node, self._zone)
+        return tuple(found)
+
+    def _take_over(self, made):
+        """Go on with the numbers that are known.
+
+        A number that two want, or two of which one wants, may have been
+        another service's.
+        """
+        wanted, wanting = (collections.defaultdict(set) for _ in range(2))
+        if self._known:
+            for name, items in made.items():
+                for item in items:
+                    number = self._known.get(item.key)
+                    if number:
+                        wanted[name, item.group].add(number)
+                        wanting[number].add((name, item.group))
+        for (name, group), numbers in wanted.items():
+            number = min(numbers)
+            if len(numbers) == len(wanting[number]) == 1:
+                self._numbers.setdefault(name, {})[group] = number
+                self._names[number] = name
+        self._known = {}
+
+    def _claim(self, name, service, items, touched):
         for item in self._frontends.pop(name, ()):
             claims = self._claims[item.key]
             claims.pop(name, None)
+            if len(claims) < 2:
+                self._contested.discard(item.key)
             if not claims:
                 del self._claims[item.key]
             touched.add(item.key)
@@ -198,22 +271,56 @@ class Table:
         if service is None:
             return
         self._services[name] = service
-        self._frontends[name] = tuple(frontends.frontends(
-            service, self._node, self._zone))
+        self._frontends[name] = items
         numbers = self._numbers.setdefault(name, {})
-        for item in self._frontends[name]:
+        for item in items:
             if item.group not in numbers:
                 number = numbers[item.group] = self._allocate()
                 self._names[number] = name
-            self._claims.setdefault(item.key, {})[name] = item
+            claims = self._claims.setdefault(item.key, {})
+            claims[name] = item
+            if len(claims) > 1:
+                self._contested.add(item.key)
             touched.add(item.key)
 
-    def _turn(self, touched, forget):
+    def _restrict(self, names, touched):
+        """What makes the source ranges of services as they are wanted.
+
+        Without room for all of them nobody may ask.
+        """
+        allowed, denied, unused = {}, {}, []
+        for name in names:
+            items = self._frontends.get(name, ())
+            groups = {item.group for item in items if item.group.restricted}
+            for group, number in self._numbers.get(name, {}).items():
+                had = self._ranges.pop(number, {})
+                wanted = {} if group not in groups else {
+                    **dict.fromkeys(EVERYBODY, False), **dict.fromkeys(
+                        self._services[name].source_ranges, True)}
+                added = wanted.keys() - had.keys()
+                if self._ranged + len(added) > self._limits.ranges:
+                    wanted, added = {}, ()
+                    touched.update(item.key for item in items
+                                   if item.group == group)
+                self._ranged += len(added)
+                for network, value in wanted.items():
+                    if had.get(network) is not value:
+                        (allowed if value else denied)[number, network] = value
+                unused += ((number, network) for network in had
+                           if network not in wanted)
+                if wanted:
+                    self._ranges[number] = wanted
+        self._ranged -= len(unused)
+        return {**allowed, **denied}, tuple(unused)
+
+    def _turn(self, touched, forget, ranges, unused):
         backends, addresses, gone, released = {}, {}, [], []
         lost = False
         # What is in force comes before what is new, if there is little room.
+        # The ports of an address come before what refuses all others, and go
+        # after it.
         for key in sorted(touched, key=lambda key: (
-                key not in self._rows, key)):
+                key not in self._rows, not key.port, key)):
             name = self.owner(key)
             item = self._claims[key][name] if name is not None else None
             had = self._alive.pop(key, frozenset())
@@ -231,23 +338,27 @@ class Table:
                     self._rows) >= self._limits.addresses:
                 self._refused[key] = name
                 continue
-            number = self._set(item.targets, backends)
+            service = self._numbers[name][item.group]
+            number = None
+            if not item.group.restricted or service in self._ranges:
+                number = self._set(item, backends)
             if number is None:
                 self._refused[key] = name
                 number, item = 0, item._replace(targets=())
             self._targets[key] = item.targets
             self._uses[item.targets] += 1
-            row = Row(number, len(item.targets),
-                      self._numbers[name][item.group], item.affinity)
+            row = Row(number, len(item.targets), service, item.affinity)
             if self._rows.get(key) != row:
                 self._rows[key] = addresses[key] = row
-        return Plan(backends, addresses, tuple(gone),
-                    tuple(self._unused(released)), forget, lost)
+        gone.sort(key=lambda key: key.port)
+        return Plan(backends, ranges, addresses, tuple(gone),
+                    tuple(self._unused(released)), unused, forget, lost)
 
-    def _set(self, targets, backends):
+    def _set(self, item, backends):
         """Number of a set; None if there is no room for it."""
+        targets = item.targets
         if not targets:
-            return 0
+            return SILENT if item.silent else 0
         number = self._sets.get(targets)
         if number is None:
             # Former sets go after the new ones are there.
@@ -269,6 +380,15 @@ class Table:
             if number is not None:
                 self._written -= len(targets)
                 yield number, len(targets)
+
+    def held(self) -> dict[tuple[int, str, int], str]:
+        """Targets that clients may have by affinity.
+
+        :returns: (Row.service, address, port) -> MAC address.
+        """
+        return {(number, target.address, target.port): target.mac
+                for name, items in self._frontends.items()
+                for number, target in self._had(name, items)}
 
     def _had(self, name, items):
         """All (Row.service, target) that clients may have."""
@@ -296,7 +416,8 @@ class Table:
 
 def counts(services: Iterable[model.Service]) -> collections.Counter:
     """How many services, ports and backends there are."""
-    found: collections.Counter[str] = collections.Counter()
+    found: collections.Counter[str] = collections.Counter(
+        services=0, ports=0, backends=0)
     for service in services:
         found['services'] += 1
         found['ports'] += len(service.ports)

@@ -22,6 +22,8 @@ import ipaddress
 from typing import Any, Callable, Iterator, Mapping, Optional
 
 from kuryr_cilium.lb import model
+from kuryr_cilium.policy import fields
+from kuryr_cilium.policy import networks
 
 #: The label of an EndpointSlice that says of which service it is.
 SERVICE_NAME = 'kubernetes.io/service-name'
@@ -34,6 +36,7 @@ SCTP = 132
 #: Seconds of ``sessionAffinityConfig.clientIP`` if it says nothing.
 AFFINITY = 10800
 
+_RANGE = 'spec.loadBalancerSourceRanges[%d]'
 _SCTP = ('spec.ports: %s %d is SCTP, whose ports can not be rewritten: use '
          'the same number for %s and targetPort')
 
@@ -171,6 +174,9 @@ class Services:
             config = (spec.get('sessionAffinityConfig') or {}).get(
                 'clientIP') or {}
             affinity = config.get('timeoutSeconds') or AFFINITY
+        local = (spec.get('externalTrafficPolicy') == 'Local' and (
+            spec.get('type') in ('NodePort', 'LoadBalancer')
+            or bool(spec.get('externalIPs'))))
         status = (obj.get('status') or {}).get('loadBalancer') or {}
         balancers = [item.get('ip') for item in status.get('ingress') or ()
                      if item.get('ipMode') != 'Proxy']
@@ -184,7 +190,22 @@ class Services:
             external=_addresses([*(spec.get('externalIPs') or ()),
                                  *balancers]),
             ports=tuple(sorted(ports)), affinity=affinity,
-            internal_local=spec.get('internalTrafficPolicy') == 'Local')
+            internal_local=spec.get('internalTrafficPolicy') == 'Local',
+            external_local=local, source_ranges=self._ranges(uid, spec),
+            health_port=(spec.get('healthCheckNodePort') or 0)
+            if local and spec.get('type') == 'LoadBalancer' else 0)
+
+    def _ranges(self, uid, spec):
+        texts = spec.get('loadBalancerSourceRanges') or ()
+        found = set()
+        for number, text in enumerate(texts):
+            try:
+                # The API server lets spaces around it pass.
+                found.add(str(networks.network(
+                    str(text).strip(), _RANGE % number)))
+            except fields.Problem as problem:
+                self._problems[uid] = '%s; it lets nobody in' % problem
+        return tuple(sorted(found)) if texts else None
 
     def _port(self, uid, name, item):
         protocol = PROTOCOLS.get(item.get('protocol') or 'TCP')

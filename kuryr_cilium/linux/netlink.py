@@ -22,6 +22,7 @@ import dataclasses
 import errno
 import ipaddress
 import socket
+from typing import Iterable
 from typing import Iterator
 from typing import Optional
 
@@ -31,10 +32,16 @@ from pyroute2.netlink import exceptions as netlink_exceptions
 from kuryr_cilium import exceptions
 
 _IFF_UP = 0x1
+_IFF_LOOPBACK = 0x8
+_ARPHRD_ETHER = 1
 _IFA_F_NODAD = 0x02
 _RTNH_F_ONLINK = 4
 _RT_TABLE_MAIN = 254
 _RT_SCOPE_UNIVERSE = 0
+_RTN_UNICAST = 1
+#: What a look-up of a route says where none leads on.
+_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES,
+                errno.EINVAL)
 _IFNAMSIZ = 16
 
 #: Documentation addresses (RFC 5737, RFC 3849): which way is out?
@@ -249,6 +256,56 @@ class Netlink:
                     family=family, ifindex=index)
                 if message.get('lladdr')}
 
+    def uplinks(self, addresses: Iterable[str]) -> set[str]:
+        """Names of the links that lead out of this host.
+
+        Those by which routes of the main table lead to a router, and those
+        that have one of some addresses.
+        """
+        wanted, found = set(addresses), set()
+        for message in self._request('list addresses', (),
+                                     self._ip.get_addr):
+            address = message.get('local') or message.get('address')
+            if str(ipaddress.ip_address(address)) in wanted:
+                found.add(message['index'])
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for message in self._request(
+                    'list routes', (), self._ip.get_routes, family=family,
+                    table=_RT_TABLE_MAIN):
+                if message.get('gateway') or message.get('via'):
+                    found.add(message.get('oif'))
+                for hop in message.get('multipath') or ():
+                    found.add(hop['oif'])
+        return {message.get('ifname') for message
+                in self._request('list links', (), self._ip.get_links)
+                if message['index'] in found
+                and not message['flags'] & _IFF_LOOPBACK}
+
+    def ethernet(self, name: str) -> bool:
+        """Whether what a link carries are Ethernet frames."""
+        found = self._request('read link %s' % name, (errno.ENODEV,),
+                              self._ip.link, 'get', ifname=check_name(name))
+        return bool(found) and found[0]['ifi_type'] == _ARPHRD_ETHER
+
+    def way_to(self, address: str) -> Optional[str]:
+        """By which way this host sends to an address.
+
+        :returns: as 'via 10.0.0.1 dev eth0'; None if there is none, or if it
+            ends on this host.
+        """
+        version = ipaddress.ip_address(address).version
+        found = self._request(
+            'read the route to %s' % address, _UNREACHABLE, self._ip.route,
+            'get', dst=address, family=_family(version))
+        if not found or found[0]['type'] != _RTN_UNICAST:
+            return None
+        link = self._request('read a link', (), self._ip.get_links,
+                             found[0].get('oif'))[0]
+        gateway = found[0].get('gateway') or (
+            found[0].get('via') or {}).get('addr')
+        return '%sdev %s' % ('via %s ' % gateway if gateway else '',
+                             link.get('ifname'))
+
     def source(self, version: int) -> Optional[str]:
         """The address from which this host reaches the outside.
 
@@ -257,10 +314,8 @@ class Netlink:
             first address of global scope; None if there is none.
         """
         found = self._request(
-            'read the default route', (errno.ENETUNREACH, errno.EHOSTUNREACH,
-                                       errno.EACCES, errno.EINVAL),
-            self._ip.route, 'get', dst=_OUTSIDE[version],
-            family=_family(version))
+            'read the default route', _UNREACHABLE, self._ip.route, 'get',
+            dst=_OUTSIDE[version], family=_family(version))
         if found and found[0].get('prefsrc'):
             return found[0].get('prefsrc')
         for address in self.global_addresses():

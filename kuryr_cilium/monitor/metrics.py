@@ -50,6 +50,9 @@ SERVICE_OBJECTS = prometheus_client.Gauge(
 SERVICES_REFUSED = prometheus_client.Gauge(
     'kuryr_cilium_services_refused',
     'Services whose addresses are not served: a limit was exceeded.')
+SERVICES_CONFLICTS = prometheus_client.Gauge(
+    'kuryr_cilium_services_conflicts',
+    'Services of which an address is not served: another service has it.')
 SERVICES_APPLY_SECONDS = prometheus_client.Histogram(
     'kuryr_cilium_services_apply_seconds',
     'Time to bring changed services in force in the datapath.',

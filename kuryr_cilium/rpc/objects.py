@@ -24,7 +24,6 @@ know every field still agrees with the sender on what it has.
 """
 
 import hashlib
-import ipaddress
 import json
 import sys
 import typing
@@ -180,21 +179,10 @@ def _load_entity(value):
 
 def _load_block(wire):
     return model.Block(
-        _network(types.text(wire, 'cidr'), 'cidr'),
-        tuple(_network(text, 'except')
+        types.network(types.text(wire, 'cidr'), 'cidr'),
+        tuple(types.network(text, 'except')
               for text in types.texts(wire['except'])),
         types.typed(wire['outside'], bool))
-
-
-def _network(text, field):
-    try:
-        canonical = str(ipaddress.ip_network(text))
-    except ValueError:
-        canonical = None
-    if canonical != text or '%' in text:
-        raise ValueError('%s %.64r is not a canonical network (as '
-                         '10.0.0.0/8 or fd00::/8)' % (field, text))
-    return text
 
 
 def _dump_ruleset(ruleset):

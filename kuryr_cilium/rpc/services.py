@@ -30,6 +30,10 @@ def dump(service: model.Service) -> dict:
         'external': list(service.external),
         'affinity': service.affinity,
         'internal_local': service.internal_local,
+        'external_local': service.external_local,
+        'source_ranges': None if service.source_ranges is None
+        else list(service.source_ranges),
+        'health_port': service.health_port,
         'ports': [{
             'name': port.name,
             'protocol': port.protocol,
@@ -45,6 +49,10 @@ def load(wire: dict) -> model.Service:
 
     :raises: KeyError, TypeError, ValueError
     """
+    # NOTE: a controller that does not know what clients outside may ask has
+    # not said that they may: then nobody may ask what is external, and node
+    # ports lead nowhere but to this node's own backends.
+    ranges = wire.get('source_ranges', [])
     return model.Service(
         namespace=types.text(wire, 'namespace'),
         name=types.text(wire, 'name'), created=types.text(wire, 'created'),
@@ -52,7 +60,12 @@ def load(wire: dict) -> model.Service:
         external=tuple(map(_address, types.texts(wire['external']))),
         ports=tuple(map(_port, types.typed(wire['ports'], list))),
         affinity=_number(wire['affinity'], 86400),
-        internal_local=types.typed(wire['internal_local'], bool))
+        internal_local=types.typed(wire['internal_local'], bool),
+        external_local=types.typed(wire.get('external_local', True), bool),
+        source_ranges=None if ranges is None else tuple(
+            types.network(text, 'source range')
+            for text in types.texts(ranges)),
+        health_port=_number(wire.get('health_port', 0), 65535))
 
 
 def dump_node(node: model.Node) -> dict:

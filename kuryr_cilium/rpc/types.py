@@ -12,6 +12,8 @@
 
 """Checks of what came over the wire."""
 
+import ipaddress
+
 
 def typed(value, cls):
     """A value that must be of a JSON type; bool is not taken for a number.
@@ -32,3 +34,19 @@ def text(wire, field):
 def texts(values):
     """A list of strings, as a tuple."""
     return tuple(typed(value, str) for value in typed(values, list))
+
+
+def network(value, field):
+    """A network in canonical text.
+
+    :param field: what it is called in errors.
+    :raises: ValueError
+    """
+    try:
+        canonical = str(ipaddress.ip_network(value))
+    except ValueError:
+        canonical = None
+    if canonical != value or '%' in value:
+        raise ValueError('%s %.64r is not a canonical network (as '
+                         '10.0.0.0/8 or fd00::/8)' % (field, value))
+    return value

@@ -28,7 +28,7 @@ WORDS = 4
 ADDRESSES = 8
 GATEWAYS = 2
 
-#: Bits of a kc_cidr key before the address: the space.
+#: Bits of a kc_cidr or kc_source key before the address: a number.
 CIDR_BASE = 32
 #: Lengths of kc_rs_port keys: any, a protocol, and that plus a port prefix.
 PORT_ANY = 40
@@ -67,6 +67,9 @@ class Reason(enum.IntEnum):
     INTERNAL = 26
     NO_BACKEND = 27
     SERVICE_TUPLE = 28
+    SOURCE_RANGE = 29
+    NO_LOCAL_BACKEND = 30
+    SOURCE_PORTS = 31
 
     @property
     def text(self):
@@ -122,6 +125,30 @@ class CtFlag(enum.IntFlag):
     HAIRPIN = 512
 
 
+class Here(enum.IntEnum):
+    """What an address is on this node; the value of kc_here."""
+
+    NODE = 1
+    POD = 2
+
+
+class OutKind(enum.IntEnum):
+    TO = 0
+    FROM = 1
+
+
+class OutFlag(enum.IntFlag):
+    FLOW = 1
+    ANSWER = 2
+    REPLIED = 4
+    CLOSING = 8
+    FIN_CLIENT = 16
+    FIN_BACKEND = 32
+
+
+#: From here on, endpoints in kc_frag are none: fragments on uplinks.
+FRAGMENTS_OUTSIDE = 0xfffffffe
+
 U32 = struct.Struct('=I')
 U64 = struct.Struct('=Q')
 
@@ -176,19 +203,11 @@ class CidrKey(NamedTuple):
     SIZE = 24
 
     def pack(self):
-        network = ipaddress.ip_network(self.network)
-        length = network.prefixlen + (96 if network.version == 4 else 0)
-        return (U32.pack(CIDR_BASE + length) + struct.pack('>I', self.space)
-                + addr16(str(network.network_address)))
+        return _pack_prefix(*self)
 
     @classmethod
     def unpack(cls, data):
-        length = U32.unpack_from(data)[0] - CIDR_BASE
-        address = addr_text(data[8:24])
-        if ':' not in address:
-            length -= 96
-        return cls(struct.unpack_from('>I', data, 4)[0],
-                   '%s/%d' % (address, length))
+        return cls(*_unpack_prefix(data))
 
 
 class Peer(NamedTuple):
@@ -507,6 +526,25 @@ class Backend(NamedTuple):
                    U32.unpack_from(data, 24)[0])
 
 
+class SourceKey(NamedTuple):
+    """struct kc_source_key.
+
+    :ivar network: canonical network, '10.0.0.0/8'.
+    """
+
+    service: int
+    network: str
+
+    SIZE = 24
+
+    def pack(self):
+        return _pack_prefix(*self)
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(*_unpack_prefix(data))
+
+
 class AffinityKey(NamedTuple):
     """struct kc_affinity_key."""
 
@@ -549,6 +587,82 @@ class Affinity(NamedTuple):
                    mac_text(mac) if any(mac) else None)
 
 
+class Exit(NamedTuple):
+    """struct kc_exit.
+
+    :ivar address: '::' if the node has none of the family.
+    """
+
+    address: str
+    first: int
+    last: int
+
+    SIZE = 24
+
+    def pack(self):
+        return addr16(self.address) + struct.pack('=HH4x', *self[1:])
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(addr_text(data[:16]), *struct.unpack_from('=HH', data, 16))
+
+
+class OutKey(NamedTuple):
+    """struct kc_out_key."""
+
+    kind: int
+    protocol: int
+    source_port: int
+    destination_port: int
+    source: str
+    destination: str
+
+    SIZE = 40
+
+    def pack(self):
+        return (struct.pack('=BB', *self[:2])
+                + struct.pack('>HHH', *self[2:4], 0) + addr16(self.source)
+                + addr16(self.destination))
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(*struct.unpack_from('=BB', data),
+                   *struct.unpack_from('>HH', data, 2),
+                   addr_text(data[8:24]), addr_text(data[24:40]))
+
+
+class Out(NamedTuple):
+    """struct kc_out.
+
+    :ivar other: of a flow: what the backend knows the client by, '::' if by
+        its own address. Else the service.
+    """
+
+    last: int
+    address: str
+    port: int
+    flags: int
+    service: int
+    other: str = '::'
+    other_port: int = 0
+
+    SIZE = 56
+
+    def pack(self):
+        return (U64.pack(self.last) + addr16(self.address)
+                + struct.pack('>H', self.port)
+                + struct.pack('=HI', self.flags, self.service)
+                + addr16(self.other) + struct.pack('>H6x', self.other_port))
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(U64.unpack_from(data)[0], addr_text(data[8:24]),
+                   struct.unpack_from('>H', data, 24)[0],
+                   *struct.unpack_from('=HI', data, 26),
+                   addr_text(data[32:48]),
+                   struct.unpack_from('>H', data, 48)[0])
+
+
 class Event(NamedTuple):
     """struct kc_event.
 
@@ -585,3 +699,19 @@ class Event(NamedTuple):
                    addr_text(data[24:40]), addr_text(data[40:56]),
                    *struct.unpack_from('>3H', data, 56),
                    *struct.unpack_from('=3B3xI', data, 62))
+
+
+def _pack_prefix(number, text):
+    network = ipaddress.ip_network(text)
+    length = network.prefixlen + (96 if network.version == 4 else 0)
+    return (U32.pack(CIDR_BASE + length) + struct.pack('>I', number)
+            + addr16(str(network.network_address)))
+
+
+def _unpack_prefix(data):
+    length = U32.unpack_from(data)[0] - CIDR_BASE
+    address = addr_text(data[8:24])
+    if ':' not in address:
+        length -= 96
+    return (struct.unpack_from('>I', data, 4)[0],
+            '%s/%d' % (address, length))

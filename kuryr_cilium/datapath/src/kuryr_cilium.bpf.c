@@ -6,12 +6,18 @@
  *   to_pod     ingress of kq, our end of the link into the switch
  *   from_host  egress of kc: what the host's own stack routes to the pod
  *
- * and what sockets of the node itself may ask of services, at its cgroups.
+ * Whatever is not understood there is dropped, counted and told of. What comes
+ * from outside to services is led to them on the node's uplinks, and whatever
+ * is not of a service passes there as it is:
  *
- * Whatever is not understood is dropped, counted and told of.
+ *   from_uplink  ingress
+ *   to_uplink    egress
+ *
+ * What sockets of the node itself ask of services is led at its cgroups.
  */
 #include "kc_hop.h"
 #include "kc_reject.h"
+#include "kc_out.h"
 #include "kc_sock.h"
 
 /* Passing is leaving it to who comes next: an operator's own program. */
@@ -181,6 +187,50 @@ int from_host(struct __sk_buff *skb)
 	return KC_PASS;
 drop:
 	return kc_drop(skb, false, reason);
+}
+
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	struct kc_call *c = kc_this_call();
+	int reason, dropped;
+
+	/* What the wire carries for other machines is not ours. */
+	if (skb->pkt_type != KC_TYPE_HOST)
+		return KC_PASS;
+	if (!c || !kc_out_begin(skb, c, KC_INGRESS))
+		return KC_PASS;
+	if (c->packet.flags & KC_PACKET_ERROR) {
+		reason = kc_out_error(skb, false);
+	} else {
+		reason = kc_out_enter(skb);
+		if (!reason && c->backend.set)
+			reason = kc_out_replace(skb, c, false);
+	}
+	if (!reason)
+		return KC_PASS;
+	dropped = kc_drop(skb, false, reason);
+	if (reason != KC_DROP_NO_BACKEND || kc_refuse(skb))
+		return dropped;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+SEC("tc")
+int to_uplink(struct __sk_buff *skb)
+{
+	struct kc_call *c = kc_this_call();
+	int reason;
+
+	if (!c || !kc_out_begin(skb, c, KC_EGRESS))
+		return KC_PASS;
+	if (c->packet.flags & KC_PACKET_ERROR) {
+		reason = kc_out_error(skb, true);
+	} else {
+		reason = kc_out_exit(skb);
+		if (!reason && c->source.set)
+			reason = kc_out_replace(skb, c, true);
+	}
+	return reason ? kc_drop(skb, false, reason) : KC_PASS;
 }
 
 SEC("cgroup/connect4")

@@ -33,6 +33,7 @@ from kuryr_cilium.agent import viewfile
 from kuryr_cilium.cli import client
 from kuryr_cilium.cli import shell
 from kuryr_cilium import exceptions
+from kuryr_cilium.lb import model as lb_model
 from kuryr_cilium.rpc import objects
 from tests import base
 from tests.unit.agent import samples
@@ -123,12 +124,12 @@ class TestAgent(base.TestCase):
         code, _, body = data.partition(b'\n')
         return int(code), json.loads(body) if body else None
 
-    def health(self, path):
-        """(status, text) of the health server, asked in its namespace."""
+    def health(self, path, port=9801):
+        """(status, text) of a port, asked in the agent's namespace."""
         script = ('import urllib.request as r, urllib.error as e\n'
-                  'try: a = r.urlopen("http://127.0.0.1:9801%s")\n'
+                  'try: a = r.urlopen("http://127.0.0.1:%d%s")\n'
                   'except e.HTTPError as error: a = error\n'
-                  'print(a.status, a.read().decode())' % path)
+                  'print(a.status, a.read().decode())' % (port, path))
         answer = subprocess.run(
             ['nsenter', '--net=/proc/%d/ns/net' % self.process.pid,
              sys.executable, '-c', script], check=True, capture_output=True,
@@ -203,6 +204,26 @@ class TestAgent(base.TestCase):
         code, text = self.cli('service', 'list')
         self.assertEqual(0, code)
         self.assertIn('may be out of date', text)
+
+    def test_health_check_ports_of_services(self):
+        service = lb_model.Service(
+            'shop', 'web', '', ('10.96.0.7',), ports=(
+                lb_model.Port('', 6, 80, 0, (
+                    lb_model.Backend('10.99.3.7', 80, 'node-1'),)),),
+            external_local=True, health_port=30999)
+        viewfile.ViewFile(self.path / 'state' / 'services.json').save(
+            3, [view.Held(service, objects.digest(service))])
+        self.start()
+        status, text = self.health('/', 30999)
+        self.assertEqual((200, 1), (status, json.loads(text)[
+            'localEndpoints']))
+        self.kill()
+        with self.config.open('a') as stream:
+            stream.write('[services]\nreplace_kube_proxy = false\n')
+        self.start()
+        # They are kube-proxy's then.
+        self.assertRaises(subprocess.CalledProcessError, self.health, '/',
+                          30999)
 
     def test_services_are_switched_off(self):
         with self.config.open('a') as stream:

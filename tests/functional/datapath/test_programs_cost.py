@@ -25,7 +25,8 @@ LOG = logging.getLogger(__name__)
 STEPS = 100000
 STACK = 512
 
-PROGRAMS = ('from_pod', 'to_pod', 'from_host', *cgroups.HOOKS)
+PROGRAMS = ('from_pod', 'to_pod', 'from_host', 'from_uplink', 'to_uplink',
+            *cgroups.HOOKS)
 
 
 class TestCost(flows.ConnectionCase):

@@ -21,6 +21,7 @@ from kuryr_cilium.datapath.bpf import maps as maps_
 from kuryr_cilium.datapath.bpf import services
 from kuryr_cilium.datapath.bpf import writer
 from kuryr_cilium import exceptions
+from kuryr_cilium.lb import frontends
 from kuryr_cilium.lb import model
 from tests.functional.datapath import bench
 from tests.functional.datapath import packets as p
@@ -52,6 +53,7 @@ def many(count, number=1, **more):
 class ServicesCase(bench.Case):
 
     sizes = None
+    outside = False
 
     def setUp(self):
         super().setUp()
@@ -64,7 +66,7 @@ class ServicesCase(bench.Case):
         """As a process does that has just started."""
         self.services = services.Services(
             self.maps, writer.Writer(self.maps), NETWORKS.get,
-            (SELF[4], SELF[6]), NODE_PORTS)
+            (SELF[4], SELF[6]), NODE_PORTS, self.outside)
 
     def update(self, *wanted, zone='', nodes=()):
         return self.services.update({item.id: item for item in wanted},
@@ -237,6 +239,93 @@ class TestUpdate(ServicesCase):
         self.assertEqual(OTHER[4], self.goes_on(VIP[4], 4000))
 
 
+class TestOutside(ServicesCase):
+
+    sizes = {'kc_source': 16}
+    outside = True
+    EXTERNAL = '198.51.100.1'
+
+    def external(self, *ranges, local=False, number=1):
+        return service(
+            (PEER[4], 80), name='s%d' % number, vip='172.30.0.%d' % number,
+            external=('198.51.100.%d' % number,), external_local=local,
+            source_ranges=ranges)
+
+    def outside_rows(self):
+        return {layout.SvcKey.unpack(key)[1:3]: layout.Svc.unpack(value)
+                for key, value in self.rows('kc_svc').items()
+                if layout.SvcKey.unpack(key).scope == frontends.OUTSIDE}
+
+    def ranges(self):
+        """Number of a service -> who may ask it."""
+        found = {}
+        for key, value in self.rows('kc_source').items():
+            key = layout.SourceKey.unpack(key)
+            found.setdefault(key.service, {})[key.network] = (
+                layout.U32.unpack(value)[0])
+        return found
+
+    def test_what_is_written(self):
+        self.assertEqual({}, self.update(self.external(
+            '203.0.113.0/24', 'fd77::/64')))
+        rows = self.outside_rows()
+        self.assertEqual([(self.EXTERNAL, 80)], list(rows))
+        row = rows[self.EXTERNAL, 80]
+        self.assertEqual(PEER[4], self.sets()[row.backends][0].address)
+        self.assertEqual({row.number: {
+            '0.0.0.0/0': 0, '::/0': 0, '203.0.113.0/24': 1,
+            'fd77::/64': 1}}, self.ranges())
+        # As the longest prefix that the kernel finds.
+        for client, allowed in (('203.0.113.7', 1), ('203.0.114.7', 0),
+                                ('fd77::7', 1), ('fd78::7', 0)):
+            length = 32 if '.' in client else 128
+            self.assertEqual(allowed, layout.U32.unpack(libbpf.map_lookup(
+                self.bench.fd('kc_source'), layout.SourceKey(
+                    row.number, '%s/%d' % (client, length)).pack()))[0])
+
+    def test_others_may_ask(self):
+        self.update(self.external('203.0.113.0/24'))
+        number = self.outside_rows()[self.EXTERNAL, 80].number
+        self.update(self.external('0.0.0.0/0', '198.18.0.0/15'))
+        self.assertEqual({number: {'0.0.0.0/0': 1, '::/0': 0,
+                                   '198.18.0.0/15': 1}}, self.ranges())
+        self.update(service((PEER[4], 80), name='s1',
+                            external=(self.EXTERNAL,)))
+        self.assertEqual({}, self.ranges())
+        self.assertNotEqual(number, self.outside_rows()[
+            self.EXTERNAL, 80].number)
+        self.update()
+        self.assertEqual({}, self.outside_rows())
+
+    def test_silence(self):
+        self.update(self.external(local=True))
+        row = self.outside_rows()[self.EXTERNAL, 80]
+        self.assertEqual((0xffffffff, 0), (row.backends, row.count))
+
+    def test_another_process(self):
+        self.update(self.external('203.0.113.0/24'),
+                    self.external('203.0.113.0/24', number=2))
+        self.begin()
+        self.update(self.external('198.18.0.0/15'))
+        self.assertEqual([{'0.0.0.0/0': 0, '::/0': 0, '198.18.0.0/15': 1}],
+                         list(self.ranges().values()))
+
+    def test_full(self):
+        wanted = self.external(*('10.0.%d.0/24' % n for n in range(5)))
+        self.update(wanted)
+        for _time in range(3):
+            self.assertRaises(
+                exceptions.DatapathError, self.update, wanted, self.external(
+                    *('10.1.%d.0/24' % n for n in range(12)), number=2))
+            # Nobody is let in who was not before.
+            rows = self.outside_rows()
+            self.assertEqual([(self.EXTERNAL, 80)], list(rows))
+            self.assertEqual(7, len(self.ranges()[
+                rows[self.EXTERNAL, 80].number]))
+        self.update(self.external('203.0.113.0/24'))
+        self.assertEqual([3], list(map(len, self.ranges().values())))
+
+
 class TestFull(ServicesCase):
 
     sizes = {'kc_backend': 64, 'kc_svc': 16}
@@ -371,6 +460,31 @@ class TestAffinity(ServicesCase):
         self.update(service(*both, affinity=100), keeps)
         for sport in range(4003, 4020):
             self.assertEqual(second, self.flow(VIP[4], sport))
+
+    def test_it_outlives_the_agent(self):
+        both = (PEER[4], 53), (OTHER[4], 53)
+        self.update(service(*both, affinity=100))
+        first = self.flow(VIP[4], 4000)
+        second, = {PEER[4], OTHER[4]} - {first}
+        self.begin()
+        self.update(service(*both, affinity=100),
+                    service(*both, name='b', vip=SECOND[4], affinity=100))
+        for sport in range(4001, 4020):
+            self.assertEqual(first, self.flow(VIP[4], sport))
+        # What was lost while the agent was away is forgotten.
+        self.begin()
+        self.update(service((second, 53), affinity=100))
+        self.assertEqual({}, self.rows('kc_affinity'))
+        self.assertEqual(second, self.flow(VIP[4], 4030))
+        # A MAC address may have changed, too.
+        self.bench.age_affinity(200)
+        for mac in ('02:00:00:00:07:01', '02:00:00:00:07:02'):
+            self.begin()
+            self.update(service(model.Backend(
+                second, 53, mac=mac, network_id='net'), affinity=100))
+            self.assertOut(bench.REDIRECT, programs.l4(
+                A.v4, VIP[4], p.UDP, int(mac[-2:]) + 5000, 80))
+            self.assertEqual(mac, p.Parsed(self.bench.frame).dmac)
 
     def test_on_the_link_and_beyond(self):
         near = model.Backend(PEER[4], 53, mac=MACS[PEER[4]],

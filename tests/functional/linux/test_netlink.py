@@ -136,6 +136,22 @@ class TestRoutes(NetlinkCase):
         self.assertIn('src fd01::7', fixtures.run(
             'ip', 'route', 'get', 'fd09::1'))
 
+    def test_ways(self):
+        for address, version in (('203.0.113.1', 4), ('fd09::1', 6)):
+            self.assertIsNone(self.net.way_to(address))
+            network = '203.0.113.0/24' if version == 4 else 'fd09::/64'
+            gateway = '192.0.2.1' if version == 4 else 'fd01::1'
+            self.net.replace_route(network, 'kca0', gateway)
+            self.assertEqual('via %s dev kca0' % gateway,
+                             self.net.way_to(address))
+            for kind in ('unreachable', 'blackhole', 'prohibit'):
+                fixtures.run('ip', 'route', 'add', kind, address)
+                self.assertIsNone(self.net.way_to(address), kind)
+                fixtures.run('ip', 'route', 'del', address)
+        self.assertEqual('dev kca0', self.net.way_to('192.0.2.9'))
+        self.assertIsNone(self.net.way_to('192.0.2.7'))
+        self.assertIsNone(self.net.way_to('fd01::7'))
+
     def test_moves_to_another_link(self):
         for name in ('kca0', 'kca1'):
             self.net.replace_route('198.51.100.1/32', name)

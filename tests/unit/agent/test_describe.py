@@ -98,7 +98,9 @@ class TestServices(base.TestCase):
         'shop', 'web', '2026-01-01T00:00:00Z', ('10.96.0.7', 'fd00:96::7'),
         ('192.0.2.7',), (lb_model.Port('http', 6, 80, 30080, (
             lb_model.Backend('10.99.3.7', 8080, 'node-a'),
-            lb_model.Backend('10.99.3.8', 8080, draining=True))),), 60)
+            lb_model.Backend('10.99.3.8', 8080, draining=True))),), 60,
+        external_local=True, source_ranges=('203.0.113.0/24',),
+        health_port=30999)
 
     def test_a_service(self):
         self.assertEqual({'enabled': True, 'trouble': None, 'services': [{
@@ -113,6 +115,9 @@ class TestServices(base.TestCase):
                     {'address': '10.99.3.8', 'port': 8080, 'node': '',
                      'state': 'draining'}]}],
             'affinity_seconds': 60, 'internal_traffic_policy': 'Cluster',
+            'external_traffic_policy': 'Local',
+            'source_ranges': ['203.0.113.0/24'],
+            'health_check_node_port': 30999,
             'state': 'in force'}]},
             describe.services({'shop/web': self.SERVICE}, None, {}, {}))
 
@@ -125,6 +130,17 @@ class TestServices(base.TestCase):
                 ({'shop/db': 'no room'}, {}, 'in force')):
             service, = describe.services(
                 {'shop/web': self.SERVICE}, None, refused, conflicts
+            )['services']
+            self.assertEqual(state, service['state'])
+
+    def test_a_health_check_port_that_is_taken(self):
+        why = {'shop/web': 'health check port 30999 of IPv4: in use'}
+        for refused, state in (({}, 'in force, but health check port 30999 '
+                                'of IPv4: in use'),
+                               ({'shop/web': 'no room'},
+                                'refused: no room')):
+            service, = describe.services(
+                {'shop/web': self.SERVICE}, None, refused, {}, why
             )['services']
             self.assertEqual(state, service['state'])
 

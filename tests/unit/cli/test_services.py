@@ -29,7 +29,8 @@ WEB = model.Service(
         model.Backend('fd99::3:7', 8080, 'node-a', draining=True))),))
 DNS = model.Service(
     'kube-system', 'kube-dns', '2026-01-01T00:00:00Z', ('10.96.0.10',),
-    ports=(model.Port('', 17, 53),))
+    ports=(model.Port('', 17, 53),), internal_local=True, external_local=True,
+    source_ranges=('203.0.113.0/24', 'fd77::/64'))
 
 
 class ServicesCase(base.TestCase):
@@ -63,8 +64,11 @@ class TestList(ServicesCase):
             'namespace': 'shop', 'name': 'web',
             'addresses': ['10.96.0.7', 'fd00:96::7'], 'external': [],
             'ports': ['TCP/80 http, node port 30080'], 'backends': 2,
-            'state': 'in force'}, web)
+            'policies': [], 'state': 'in force'}, web)
         self.assertEqual((['UDP/53'], 0), (dns['ports'], dns['backends']))
+        self.assertEqual(['internal Local', 'external Local',
+                          'from 203.0.113.0/24', 'from fd77::/64'],
+                         dns['policies'])
 
     def test_of_a_namespace(self):
         web, = self.list('--namespace', 'shop')
@@ -103,6 +107,15 @@ class TestShow(ServicesCase):
         self.assertIn('TCP/80 http, node port 30080', text)
         self.assertIn('  10.99.3.7:8080 ready on node-a', text)
         self.assertIn('  [fd99::3:7]:8080 draining on node-a', text)
+
+    def test_who_may_ask(self):
+        for service, ranges, text in (
+                ('shop/web', None, 'everybody'),
+                ('kube-system/kube-dns', ['203.0.113.0/24', 'fd77::/64'],
+                 '203.0.113.0/24')):
+            self.assertEqual(ranges, json.loads(self.run_cli(
+                'service', 'show', service, '-f', 'json'))['source_ranges'])
+            self.assertIn(text, self.run_cli('service', 'show', service))
 
     def test_yaml(self):
         self.assertIn('state: draining', self.run_cli(

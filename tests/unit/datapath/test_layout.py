@@ -20,6 +20,7 @@ from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import loader
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.datapath.bpf import sockets
+from kuryr_cilium.lb import frontends
 from kuryr_cilium.policy import entities
 from tests import base
 from tests.unit.datapath import btf
@@ -46,8 +47,12 @@ SAMPLES = {
     'kc_svc': layout.Svc(1, 2, 3, 4),
     'kc_backend_key': layout.BackendKey(1, 2),
     'kc_backend': layout.Backend('10.0.0.1', 80, MAC, 3),
+    'kc_source_key': layout.SourceKey(2, 'fd00::/56'),
     'kc_affinity_key': layout.AffinityKey(1, '10.0.0.1'),
     'kc_affinity': layout.Affinity(1, '10.0.0.1', 80, MAC),
+    'kc_exit': layout.Exit('10.0.0.1', 61000, 65535),
+    'kc_out_key': layout.OutKey(1, 6, 80, 4000, '10.0.0.1', 'fd00::1'),
+    'kc_out': layout.Out(1, '10.0.0.1', 80, 3, 4, 'fd00::1', 81),
     'kc_sock_key': sockets.Key(1, '10.0.0.1', 80, 17, 1),
     'kc_sock': sockets.Name('10.0.0.1', 80),
     'kc_event': layout.Event(1, 2, 3, 4, 5, '10.0.0.1', '10.0.0.2', 6, 7,
@@ -57,6 +62,7 @@ SAMPLES = {
 #: The members that hold the fields of a tuple, where one holds several.
 MEMBERS = {
     'kc_cidr_key': ('space', 'addr'),
+    'kc_source_key': ('service', 'addr'),
     'kc_bits': ('w', 'pages'),
     'kc_ct': ('last', 'bytes', 'bytes', 'packets', 'packets', 'epoch',
               'rule_id', 'flags', 'direction', 'proxy_port', 'nat_port',
@@ -72,6 +78,9 @@ ENUMS = {
     'kc_ct_flag': (layout.CtFlag, 'KC_CT_', {}),
     'kc_sock_way': (sockets.Way, 'KC_SOCK_', {}),
     'kc_entity': (entities.Entity, 'KC_ENTITY_', {}),
+    'kc_here': (layout.Here, 'KC_HERE_', {}),
+    'kc_out_kind': (layout.OutKind, 'KC_OUT_', {}),
+    'kc_out_flag': (layout.OutFlag, 'KC_OUT_', {}),
 }
 
 #: Sizes, not numbers.
@@ -131,6 +140,12 @@ class TestLayout(base.TestCase):
              'KC_RULESET_DENY': rows.RULESET_DENY,
              'KC_RULESET_ALLOW': rows.RULESET_ALLOW},
             compiled().enums['kc_ruleset'])
+
+    def test_scopes(self):
+        self.assertEqual(
+            {'KC_SCOPE_INSIDE': frontends.INSIDE,
+             'KC_SCOPE_OUTSIDE': frontends.OUTSIDE},
+            compiled().enums['kc_scope'])
 
     def test_names_of_reasons(self):
         self.assertEqual('no-endpoint', layout.Reason.NO_ENDPOINT.text)

@@ -12,11 +12,14 @@
 """What the Kubernetes documentation says of who answers for an address.
 
 Independent of kuryr_cilium.lb, slow, and as plain as the text. It answers
-for what pods send. Sources: "Service" (selectors, multi-port, headless,
-external IPs, ExternalName), "Virtual IPs and Service Proxies" (traffic
-policies, traffic to terminating endpoints), "EndpointSlices" (conditions,
-duplicates), "Topology Aware Routing" and "Traffic distribution", and the API
-reference of Service and EndpointSlice. Where they are silent, as kube-proxy.
+for what pods send, and for what comes from outside. Sources: "Service"
+(selectors, multi-port, headless, external IPs, ExternalName), "Virtual IPs
+and Service Proxies" (traffic policies, traffic to terminating endpoints),
+"EndpointSlices" (conditions, duplicates), "Topology Aware Routing" and
+"Traffic distribution", and the API reference of Service and EndpointSlice.
+Where they are silent, as kube-proxy; but who is in none of the source ranges
+of a service has no way to it, on no address that is meant for clients
+outside.
 """
 
 import ipaddress
@@ -24,6 +27,9 @@ import ipaddress
 SERVICE_NAME = 'kubernetes.io/service-name'
 PROXY_NAME = 'service.kubernetes.io/service-proxy-name'
 NODE_PORTS = range(30000, 32768)
+
+#: Nobody answers, and nobody says so.
+SILENCE = 'silence'
 
 
 class Cluster:
@@ -53,21 +59,51 @@ class Cluster:
                 (_cluster_addresses, 'port', True),
                 (_external_addresses, 'port', False),
                 (self._node_addresses, 'nodePort', False)):
-            found = [
-                (_age(service), service, item)
-                for service in self._services if address in addresses(service)
-                for item in service['spec'].get('ports') or ()
-                if item.get(number) == port
-                and (item.get('protocol') or 'TCP') == protocol
-                and not (number == 'nodePort' and self._crippled(
-                    service, item, 'nodePort'))]
+            found = self._having(addresses, number, address, port, protocol)
             if found:
-                _, service, item = min(found, key=lambda entry: entry[0])
-                return self._answering(service, item, version, local)
+                service, item = found
+                return self._answering(
+                    service, item, version, local and service['spec'].get(
+                        'internalTrafficPolicy') == 'Local')
         if any(address in _cluster_addresses(service)
                for service in self._services):
             return set()
         return None
+
+    def ask_outside(self, address, port, protocol, client):
+        """Who may answer a client outside; SILENCE if it hears nothing.
+
+        :param client: its address.
+        :returns: as ask().
+        """
+        for addresses, number in ((_addresses_outside, 'port'),
+                                  (self._node_addresses, 'nodePort')):
+            found = self._having(addresses, number, address, port, protocol)
+            if not found:
+                continue
+            service, item = found
+            if number == 'port' and not _lets_in(service, client):
+                return SILENCE
+            version = ipaddress.ip_address(address).version
+            local = _external_local(service)
+            chosen = self._answering(service, item, version, local)
+            if not chosen and local and self._answering(
+                    service, item, version, False):
+                return SILENCE
+            return chosen
+        return None
+
+    def _having(self, addresses, number, address, port, protocol):
+        """The oldest service, and its port, that has an address."""
+        return min((
+            (_age(service), service, item)
+            for service in self._services if address in addresses(service)
+            for item in service['spec'].get('ports') or ()
+            if item.get(number) == port
+            and (item.get('protocol') or 'TCP') == protocol
+            and not (number == 'nodePort' and self._crippled(
+                service, item, 'nodePort'))),
+            key=lambda entry: entry[0], default=())[1:]
 
     def _node_addresses(self, service):
         versions = _versions(service)
@@ -81,12 +117,10 @@ class Cluster:
             for endpoint in self._endpoints(service, item, version)
             if endpoint['ready'] or endpoint['drains']))
 
-    def _answering(self, service, item, version, cluster):
+    def _answering(self, service, item, version, local):
         if self._crippled(service, item, 'port'):
             return set()
         endpoints = self._endpoints(service, item, version)
-        local = cluster and service['spec'].get(
-            'internalTrafficPolicy') == 'Local'
         if local:
             endpoints = [endpoint for endpoint in endpoints
                          if endpoint['node'] == self._node]
@@ -164,6 +198,31 @@ def _external_addresses(service):
                if item.get('ip') and item.get('ipMode') != 'Proxy')]
     return {str(address) for address in map(ipaddress.ip_address, found)
             if address.version in _versions(service)}
+
+
+def _addresses_outside(service):
+    return _external_addresses(service) - _cluster_addresses(service)
+
+
+def _external_local(service):
+    spec = service['spec']
+    return spec.get('externalTrafficPolicy') == 'Local' and (
+        spec.get('type') in ('NodePort', 'LoadBalancer')
+        or bool(spec.get('externalIPs')))
+
+
+def _lets_in(service, client):
+    texts = service['spec'].get('loadBalancerSourceRanges')
+    if not texts:
+        return True
+    for text in texts:
+        try:
+            network = ipaddress.ip_network(text.strip(), strict=False)
+        except ValueError:
+            continue
+        if '/' in text and ipaddress.ip_address(client) in network:
+            return True
+    return False
 
 
 def _versions(service):

@@ -29,6 +29,13 @@ PORTS = (53, 80, 443)
 NODE_PORTS = (30080, 30081)
 TARGETS = (53, 80, 8080)
 EXTERNAL = ('198.51.100.1', '198.51.100.2', 'fd98::1', 'fd98::2')
+CLIENTS = ('203.0.113.7', '203.0.113.200', '198.18.0.1', 'fd77::1',
+           'fd77:0:0:1::1')
+RANGES = ('203.0.113.0/24', '203.0.113.7/25', ' 203.0.113.200/32 ',
+          '0.0.0.0/0', '::/0', 'fd77::/64', 'FD77::0:1/128', '198.0.0.0/8',
+          '128.0.0.0/1',
+          # None to us.
+          '0198.18.0.0/16', '198.18.0.1')
 BACKENDS = {4: tuple('10.0.0.%d' % number for number in range(1, 6)),
             6: tuple('fd00::%x' % number for number in range(1, 6))}
 
@@ -82,7 +89,8 @@ def services(draw, name):
     """A service of a name, a tuple (namespace, name)."""
     versions = draw(st.sampled_from(((4,), (6,), (4, 6), (6, 4))))
     addresses = [cluster_address(name, version) for version in versions]
-    spec = {'ports': draw(ports()), 'type': 'ClusterIP'}
+    spec = {'ports': draw(ports()), 'type': draw(st.sampled_from(
+        ('ClusterIP', 'NodePort', 'LoadBalancer')))}
     kind = draw(st.integers(0, 15))
     if kind == 0:
         addresses = ['None']
@@ -102,6 +110,9 @@ def services(draw, name):
             st.sampled_from(('Cluster', 'Local')))
         spec['externalTrafficPolicy'] = draw(
             st.sampled_from(('Cluster', 'Local')))
+    if draw(st.booleans()):
+        spec['loadBalancerSourceRanges'] = draw(st.lists(
+            st.sampled_from(RANGES), max_size=3, unique=True))
     if draw(st.booleans()):
         spec['sessionAffinity'] = 'ClientIP'
         if draw(st.booleans()):

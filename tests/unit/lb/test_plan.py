@@ -12,7 +12,9 @@
 
 """What is written for services, write by write."""
 
+import copy
 import dataclasses
+import ipaddress
 import itertools
 
 import hypothesis
@@ -22,12 +24,14 @@ from kuryr_cilium.lb import frontends
 from kuryr_cilium.lb import model
 from kuryr_cilium.lb import plan
 from tests import base
+from tests.unit.lb import oracle
 from tests.unit.lb import strategies
 from tests.unit.lb import test_services
 
 NODE, ZONE = strategies.NODE, strategies.ZONE
 VIP, TCP, UDP = '172.30.0.1', 6, 17
 KEY = frontends.Key(VIP, 80, TCP)
+OTHER = frontends.Key('172.30.0.2', 80, TCP)
 
 
 class Maps:
@@ -36,6 +40,7 @@ class Maps:
     def __init__(self):
         self.addresses = {}
         self.backends = {}
+        self.ranges = {}
         self._meant = {}    # number -> targets that it was first used for
         self._services = {}
 
@@ -44,6 +49,19 @@ class Maps:
         row = self.addresses.get(key)
         return None if row is None else tuple(
             self.backends[row.backends, index] for index in range(row.count))
+
+    def answer(self, key, client):
+        """What a client outside gets; see kc_source_v1."""
+        row = self.addresses.get(key)
+        if row is not None:
+            best = max((
+                (ipaddress.ip_network(text).prefixlen, allowed)
+                for (number, text), allowed in self.ranges.items()
+                if number == row.service and ipaddress.ip_address(client)
+                in ipaddress.ip_network(text)), default=(0, True))
+            if not best[1] or row.backends == plan.SILENT:
+                return oracle.SILENCE
+        return self.leads_to(key)
 
     def carry_out(self, planned, names):
         """Do a plan, and look at all addresses after each write."""
@@ -55,30 +73,39 @@ class Maps:
             assert list(targets) == list(range(len(targets))), targets
             meant = tuple(targets.values())
             assert self._meant.setdefault(number, meant) == meant
-        former = {key: self.leads_to(key) for key in self.addresses}
-        wanted = {key: (tuple(self._meant[row.backends]) if row.count else ())
-                  for key, row in planned.addresses.items()}
-        wanted.update(dict.fromkeys(planned.gone))
+        final = copy.deepcopy(self)
+        for work in final._writes(planned):
+            work()
+        questions = [(key, client)
+                     for key in {*self.addresses, *final.addresses}
+                     for client in strategies.CLIENTS[:None if key.scope
+                                                      else 1]]
+        former = {question: self.answer(*question) for question in questions}
+        wanted = {question: final.answer(*question) for question in questions}
         for work in self._writes(planned):
             work()
-            for key in {*former, *wanted}:
+            for question in questions:
                 # A KeyError: a packet finds a part of a set.
-                found = self.leads_to(key)
-                assert found in (former.get(key),
-                                 wanted.get(key, former.get(key))), key
+                assert self.answer(*question) in (
+                    former[question], wanted[question]), question
         for key, row in self.addresses.items():
             # The number of one service's group is never another's.
             owner = self._services.setdefault(row.service, names[row.service])
             assert owner == names[row.service]
             assert row.backends or not row.count
+            assert row.backends != plan.SILENT or not row.count
 
     def _writes(self, planned):
         for key, target in planned.backends.items():
             yield lambda: self.backends.update({key: target})
+        for key, allowed in planned.ranges.items():
+            yield lambda: self.ranges.update({key: allowed})
         for key, row in planned.addresses.items():
             yield lambda: self.addresses.update({key: row})
         for key in planned.gone:
             yield lambda: self.addresses.pop(key)
+        for key in planned.open:
+            yield lambda: self.ranges.pop(key)
         for number, count in planned.unused:
             for index in range(count):
                 yield lambda: self.backends.pop((number, index))
@@ -86,15 +113,16 @@ class Maps:
 
 class PlanCase(base.TestCase):
 
-    def table(self, limits=plan.Limits()):
+    def table(self, limits=plan.Limits(), outside=True):
         self.table_ = plan.Table(NODE, ZONE, itertools.count(1).__next__,
-                                 limits)
+                                 limits, outside)
         self.maps = Maps()
 
     def update(self, changed):
         planned = self.table_.update(changed)
         self.maps.carry_out(planned, self.table_.names)
         self.assertEqual(self.maps.addresses, self.table_.rows)
+        self.assertEqual(set(self.maps.ranges), self.table_.ranges)
         led_to = {row.backends for row in self.table_.rows.values()
                   if row.count}
         self.assertEqual(led_to, self.table_.sets)
@@ -153,16 +181,27 @@ class TestAnyPlan(PlanCase):
                 owner = self.table_.owner(key)
                 self.assertEqual(owner, self.table_.names[row.service])
                 self.assertIn(item, list(frontends.frontends(
-                    wanted[owner], NODE, ZONE)))
+                    wanted[owner], NODE, ZONE)) + list(frontends.outside(
+                        wanted[owner], NODE, ZONE)))
+                for client in strategies.CLIENTS if key.scope else ():
+                    self.assertEqual(self._let_in(item, wanted[owner], client),
+                                     self.maps.answer(key, client))
             self._left(planned, former, wanted)
             self.assertEqual({}, self.table_.refused)
             former = wanted
-        empty = vars(plan.Table(NODE, ZONE, None))
+        empty = vars(plan.Table(NODE, ZONE, None, outside=True))
         self.assertEqual(
             {name: value for name, value in empty.items()
              if name != '_allocate'},
             {name: value for name, value in vars(self.table_).items()
              if name != '_allocate'})
+
+    def _let_in(self, item, of, client):
+        if item.group.restricted and not any(
+                ipaddress.ip_address(client) in ipaddress.ip_network(text)
+                for text in of.source_ranges):
+            return oracle.SILENCE
+        return item.targets or (oracle.SILENCE if item.silent else ())
 
     def _left(self, planned, former, wanted):
         """What is forgotten was there; flows are said to be lost."""
@@ -182,15 +221,19 @@ class TestAnyPlan(PlanCase):
         self.assertEqual(bool(lost), planned.lost)
         for key, item in now.items():
             for backend in item.alive:
-                self.assertTrue(self.table_.alive(*key, backend))
+                self.assertTrue(self.table_.alive(*key[:3], backend))
         for key in lost:
-            self.assertFalse(all(self.table_.alive(*key, backend)
-                                 for backend in before[key].alive))
+            others = {backend for other, item in now.items()
+                      if other[:3] == key[:3] for backend in item.alive}
+            for backend in before[key].alive:
+                self.assertIs(backend in others,
+                              self.table_.alive(*key[:3], backend))
 
     @strategies.SETTINGS
-    @hypothesis.given(st.data(), st.integers(0, 12), st.integers(0, 8))
-    def test_little_room(self, data, addresses, backends):
-        limits = plan.Limits(addresses, backends)
+    @hypothesis.given(st.data(), st.integers(0, 12), st.integers(0, 8),
+                      st.integers(0, 8))
+    def test_little_room(self, data, addresses, backends, ranges):
+        limits = plan.Limits(addresses, backends, ranges)
         self.table(limits)
         former = {}
         states = rows(data, data.draw(st.integers(1, 4)))
@@ -198,17 +241,25 @@ class TestAnyPlan(PlanCase):
             self.update(changes(former, wanted))
             self.assertLessEqual(len(self.maps.addresses), addresses)
             self.assertLessEqual(len(self.maps.backends), backends)
+            self.assertLessEqual(len(self.maps.ranges), ranges)
             winners = test_services.winners(wanted)
             content = self.content()
             self.assertLessEqual(set(content), set(winners))
             wrong = {self.table_.owner(key) for key, item in winners.items()
-                     if content.get(key) != item.targets}
+                     if content.get(key) != item.targets
+                     or item.group.restricted
+                     and self.table_.rows[key].service
+                     not in {number for number, _ in self.maps.ranges}}
             # Nobody is told so in vain, and nobody fails to be told.
             self.assertEqual(wrong, set(self.table_.refused))
             # Refused, not led astray.
             for key in winners:
                 self.assertIn(content.get(key, ()),
                               ((), winners[key].targets))
+                for client in strategies.CLIENTS if key.scope else ():
+                    self.assertIn(self.maps.answer(key, client), (
+                        None, (), self._let_in(winners[key], wanted[
+                            self.table_.owner(key)], client)))
             former = wanted
         # What remains refused could not be had by trying again.
         self.assertEqual(self.content(), content)
@@ -235,6 +286,13 @@ class TestTable(PlanCase):
         self.assertEqual(6, len(planned.backends))
         self.assertEqual(1, len(planned.unused))
 
+    def test_ports_before_what_refuses_others(self):
+        self.table()
+        planned = self.update({'n1/a': service('a', [('10.0.0.1', 80)])})
+        self.assertEqual([80, 0], [key.port for key in planned.addresses])
+        self.assertEqual((0, 80), tuple(
+            key.port for key in self.update({'n1/a': None}).gone))
+
     def test_an_old_one_keeps_its_address(self):
         mine = many('mine', 1, 1)
         thief = many('thief', 1, 2, external=(VIP,))
@@ -248,6 +306,28 @@ class TestTable(PlanCase):
         self.update({'mine': None})
         self.assertEqual('thief', self.table_.owner(KEY))
         self.assertEqual({}, self.table_.conflicts())
+
+    def test_numbers_are_taken_over(self):
+        def again(*known):
+            found = plan.Table(NODE, ZONE, itertools.count(50).__next__,
+                               known=dict(known))
+            found.update(wanted)
+            return [found.rows[key].service for key in keys]
+
+        wanted = {'n1/a': service('a', [('10.0.0.1', 80)],
+                                  external=('198.51.100.1',)),
+                  'n1/b': service('b', [('10.0.0.2', 80)], 2,
+                                  external=('198.51.100.1',))}
+        mine, theirs, both = keys = (
+            KEY, frontends.Key('172.30.0.2', 80, TCP),
+            frontends.Key('198.51.100.1', 80, TCP))
+        # The address that both want was n1/a's.
+        self.assertEqual([7, 8, 7], again((mine, 7), (theirs, 8)))
+        self.assertEqual(7, again((mine, 7))[0])
+        for found in (again((mine, 7), (theirs, 8), (both, 7)),
+                      again((mine, 7), (theirs, 7)),
+                      again((both, 7)), again()):
+            self.assertTrue({7, 8}.isdisjoint(found), found)
 
     def test_affinity_is_of_one_port(self):
         backends = (model.Backend('10.0.0.1', 8080),)
@@ -306,7 +386,83 @@ class TestTable(PlanCase):
         self.assertFalse(self.table_.alive(VIP, 53, UDP, ('10.0.0.2', 53)))
 
 
+class TestOutside(PlanCase):
+
+    EXTERNAL = frontends.Key('198.51.100.1', 80, TCP, frontends.OUTSIDE)
+
+    def restricted(self, *ranges, **more):
+        return model.Service('n1', 'a', '', (VIP,), ('198.51.100.1',), (
+            model.Port('', TCP, 80, 30080, (
+                model.Backend('10.0.0.1', 80, 'node-b'),)),),
+            source_ranges=ranges, **more)
+
+    def test_only_if_told(self):
+        self.table(outside=False)
+        self.update({'a': self.restricted('203.0.113.0/24')})
+        self.assertEqual({frontends.INSIDE},
+                         {key.scope for key in self.table_.rows})
+        self.assertEqual({}, self.maps.ranges)
+
+    def test_who_may_ask(self):
+        self.table()
+        any_node = frontends.Key('0.0.0.0', 30080, TCP, frontends.OUTSIDE)
+        for ranges, client, allowed in (
+                (('203.0.113.0/24',), '203.0.113.7', True),
+                (('203.0.113.0/24',), '198.18.0.1', False),
+                (('203.0.113.0/24', '203.0.113.200/32'), '203.0.113.7', True),
+                (('203.0.113.200/32',), '203.0.113.7', False),
+                (('0.0.0.0/0', '203.0.113.200/32'), '198.18.0.1', True),
+                # Of another family is not let in by this one.
+                (('::/0',), '203.0.113.7', False),
+                ((), '203.0.113.7', False)):
+            self.update({'a': self.restricted(*ranges)})
+            self.assertIs(allowed, self.maps.answer(
+                self.EXTERNAL, client) != oracle.SILENCE, ranges)
+            # As with kube-proxy, they are not about ports of nodes.
+            self.assertNotEqual(oracle.SILENCE,
+                                self.maps.answer(any_node, client))
+        self.update({'a': dataclasses.replace(self.restricted(),
+                                              source_ranges=None)})
+        self.assertEqual({}, self.maps.ranges)
+
+    def test_local(self):
+        self.table()
+        for backends, answer in (
+                (('node-b',), oracle.SILENCE), ((), ()),
+                ((NODE, 'node-b'), ('10.0.0.0',))):
+            port = model.Port('', TCP, 80, 0, tuple(
+                model.Backend('10.0.0.%d' % number, 80, node)
+                for number, node in enumerate(backends)))
+            self.update({'a': model.Service(
+                'n1', 'a', '', (VIP,), ('198.51.100.1',), (port,),
+                external_local=True)})
+            found = self.maps.answer(self.EXTERNAL, '203.0.113.7')
+            if found != oracle.SILENCE:
+                found = tuple(target.address for target in found)
+            self.assertEqual(answer, found)
+            # What pods send takes the short way.
+            self.assertEqual(len(backends), len(self.maps.leads_to(
+                self.EXTERNAL._replace(scope=frontends.INSIDE))))
+
+
 class TestLimits(PlanCase):
+
+    def test_ranges_without_room(self):
+        self.table(plan.Limits(ranges=3))
+        key = TestOutside.EXTERNAL
+        made = TestOutside.restricted
+        self.update({'a': made(self, '203.0.113.0/24')})
+        self.assertEqual({}, self.table_.refused)
+        # No more than it may, and no more of what it might.
+        self.update({'a': made(self, '198.18.0.0/16', '192.0.2.0/24')})
+        self.assertEqual(['a'], list(self.table_.refused))
+        self.assertEqual((), self.maps.leads_to(key))
+        self.assertEqual({}, self.maps.ranges)
+        self.update({'a': made(self, '198.18.0.0/16')})
+        self.assertEqual({}, self.table_.refused)
+        self.assertEqual(oracle.SILENCE,
+                         self.maps.answer(key, '203.0.113.7'))
+        self.assertEqual(1, len(self.maps.answer(key, '198.18.0.1')))
 
     def test_what_is_in_force_comes_first(self):
         for limits in (plan.Limits(addresses=2), plan.Limits(backends=3)):
@@ -314,8 +470,7 @@ class TestLimits(PlanCase):
             self.update({'b': many('b', 1, 2)})
             self.update({'a': many('a', 2, 1), 'b': many('b', 2, 2)})
             self.assertEqual({'a'}, set(self.table_.refused))
-            self.assertEqual(2, len(self.maps.leads_to(
-                ('172.30.0.2', 80, TCP))))
+            self.assertEqual(2, len(self.maps.leads_to(OTHER)))
 
     def test_told_until_there_is_room(self):
         self.table(plan.Limits(backends=4))
@@ -324,14 +479,14 @@ class TestLimits(PlanCase):
             self.update(changed)
             self.assertEqual(
                 {'b': 'the node has no room for more services: %d addresses, '
-                 '%d backends' % (len(self.maps.addresses),
-                                  len(self.maps.backends))},
+                 '%d backends, 0 source ranges' % (
+                     len(self.maps.addresses), len(self.maps.backends))},
                 self.table_.refused)
-            self.assertEqual((), self.maps.leads_to(('172.30.0.2', 80, TCP)))
+            self.assertEqual((), self.maps.leads_to(OTHER))
         self.update({'a': None})
         self.update({})
         self.assertEqual({}, self.table_.refused)
-        self.assertEqual(2, len(self.maps.leads_to(('172.30.0.2', 80, TCP))))
+        self.assertEqual(2, len(self.maps.leads_to(OTHER)))
 
     def test_refused_and_gone(self):
         self.table(plan.Limits(backends=1))

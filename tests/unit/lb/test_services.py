@@ -60,7 +60,8 @@ def winners(found, node=NODE, zone=ZONE):
     """Key -> frontend, of many services by their ids."""
     claims = {}
     for item in found.values():
-        for frontend in frontends.frontends(item, node, zone):
+        for frontend in (*frontends.frontends(item, node, zone),
+                         *frontends.outside(item, node, zone)):
             claims.setdefault(frontend.key, []).append((
                 frontend.key.address not in item.addresses, item.created,
                 item.id, frontend))
@@ -68,13 +69,13 @@ def winners(found, node=NODE, zone=ZONE):
             for key, items in claims.items()}
 
 
-def find(rows, address, port, protocol, nodes=strategies.NODES):
+def find(rows, address, port, protocol, nodes=strategies.NODES, scope=0):
     """What the programs find; see kc_svc_of()."""
-    keys = [frontends.Key(address, port, protocol)]
+    keys = [frontends.Key(address, port, protocol, scope)]
     if address in nodes and port in oracle.NODE_PORTS:
         keys.append(frontends.Key(frontends.ANY[frontends.family(address)],
-                                  port, protocol))
-    keys.append(frontends.Key(address, 0, 0))
+                                  port, protocol, scope))
+    keys.append(frontends.Key(address, 0, 0, scope))
     return next((rows[key] for key in keys if key in rows), None)
 
 
@@ -96,10 +97,31 @@ class TestOracle(base.TestCase):
                              (address, port, protocol))
 
     @strategies.SETTINGS
+    @hypothesis.given(strategies.clusters(), st.sampled_from(
+        ((NODE, ZONE), ('node-b', 'zone-b'), ('node-c', ZONE))),
+        st.sampled_from(strategies.CLIENTS))
+    def test_every_question_from_outside(self, cluster, place, client):
+        rows = winners(listed(sum(cluster, [])).services, *place)
+        truth = oracle.Cluster(*cluster, *place, strategies.NODES)
+        for address, port, protocol in strategies.QUESTIONS:
+            found = find(rows, address, port, PROTOCOLS[protocol],
+                         scope=frontends.OUTSIDE)
+            wanted = truth.ask_outside(address, port, protocol, client)
+            if found is not None:
+                targets = {target[:2] for target in found.targets}
+                silent = found.silent and not targets
+                # Who is let in is asked of the ranges, see test_plan.
+                if wanted == oracle.SILENCE and found.group.restricted:
+                    continue
+                found = oracle.SILENCE if silent else targets
+            self.assertEqual(wanted, found, (address, port, protocol))
+
+    @strategies.SETTINGS
     @hypothesis.given(strategies.clusters())
     def test_what_may_be_chosen_may_be_kept(self, cluster):
         for item in listed(sum(cluster, [])).services.values():
-            for frontend in frontends.frontends(item, NODE, ZONE):
+            for frontend in (*frontends.frontends(item, NODE, ZONE),
+                             *frontends.outside(item, NODE, ZONE)):
                 self.assertLessEqual(
                     {target[:2] for target in frontend.targets},
                     frontend.alive)
@@ -310,6 +332,63 @@ class TestServices(base.TestCase):
                 # Nobody gives them hints, and none is to be overloaded.
                 (drains, list(drains))):
             self.assertEqual(chosen, frontends.usable(backends, NODE, ZONE))
+
+    def test_traffic_distribution(self):
+        """As the controller of EndpointSlices writes what is preferred."""
+        def having(nodes):
+            made = listed([service(), *(
+                piece('10.0.0.%d' % number, number=number, nodeName=node,
+                      hints={'forZones': [{'name': zone}], **(
+                          {'forNodes': [{'name': node}]} if nodes else {})})
+                for number, (node, zone) in enumerate(
+                    ((NODE, ZONE), ('node-b', ZONE), ('node-c', 'zone-c'))))])
+            return made.services['n1/a']
+
+        for nodes, node, zone, chosen in (
+                (False, NODE, ZONE, {0, 1}),            # PreferSameZone
+                (False, 'node-c', 'zone-c', {2}),
+                (False, 'node-d', 'zone-d', {0, 1, 2}),
+                (False, 'node-d', '', {0, 1, 2}),
+                (True, NODE, ZONE, {0}),                # PreferSameNode
+                (True, 'node-b', ZONE, {1}),
+                (True, 'node-d', ZONE, {0, 1}),
+                (True, 'node-d', 'zone-d', {0, 1, 2})):
+            first = next(frontends.frontends(having(nodes), node, zone))
+            self.assertEqual(['10.0.0.%d' % number
+                              for number in sorted(chosen)],
+                             [target.address for target in first.targets])
+
+    def test_traffic_from_outside(self):
+        local = {'externalTrafficPolicy': 'Local', 'healthCheckNodePort': 32}
+        for spec, external_local, port in (
+                ({}, False, 0), ({'type': 'LoadBalancer'}, False, 0),
+                ({'type': 'LoadBalancer', **local}, True, 32),
+                ({'type': 'NodePort', **local}, True, 0),
+                ({'externalIPs': ['198.51.100.1'], **local}, True, 0),
+                (local, False, 0),
+                ({'type': 'LoadBalancer', **local,
+                  'externalTrafficPolicy': 'Cluster'}, False, 0)):
+            found = self.only(service(**spec))
+            self.assertEqual((external_local, port), (
+                found.external_local, found.health_port), spec)
+
+    def test_source_ranges(self):
+        for texts, ranges, problem in (
+                ([], None, None),
+                (['203.0.113.7/24', ' FD77::0/64'],
+                 ('203.0.113.0/24', 'fd77::/64'), None),
+                (['0.0.0.0/0'], ('0.0.0.0/0',), None),
+                (['203.0.113.0/24', '010.0.0.0/8'], ('203.0.113.0/24',),
+                 'spec.loadBalancerSourceRanges[1]'),
+                (['all'], (), 'spec.loadBalancerSourceRanges[0]'),
+                (['fe80::1%eth0/64'], (), 'spec.loadBalancerSourceRanges[0]'),
+                (['::ffff:10.0.0.0/104'], (),
+                 'spec.loadBalancerSourceRanges[0]')):
+            found = self.only(service(loadBalancerSourceRanges=texts))
+            self.assertEqual(ranges, found.source_ranges)
+            self.assertEqual(problem, next(
+                (text.partition(':')[0] for text
+                 in self.made.problems().values()), None))
 
     def test_of_another_family(self):
         found = self.only(service(externalIPs=['fd98::1', '198.51.100.1'],

@@ -40,7 +40,7 @@ PACKAGES = (
     'ovn-central', 'ovn-host', 'procps', 'python3-venv', 'rabbitmq-server',
     'radvd', 'runc', 'tcpdump', 'util-linux')
 KUBE_TOOLS = ('etcd', 'kube-apiserver', 'kube-controller-manager',
-              'kube-scheduler', 'kubelet', 'kubectl')
+              'kube-scheduler', 'kubelet', 'kubectl', 'kube-proxy')
 #: Programs that run in containers.
 IMAGES = ('agnhost', 'pause', 'coredns')
 POLICY = pathlib.Path('/usr/sbin/policy-rc.d')
@@ -178,12 +178,13 @@ def _right_version(name, path):
     return wanted in done.stdout
 
 
-def build_programs(lab, found):
+def build_programs(lab, found, kube_proxy):
     """The Kubernetes programs, agnhost, pause and CoreDNS, from Go modules."""
+    tools = [t for t in KUBE_TOOLS if kube_proxy or t != 'kube-proxy']
     programs = [('agnhost', 'k8s.io/kubernetes/test/images/agnhost', MODULE),
                 ('pause', './cmd/pause', MODULE),
                 ('coredns', '.', DNS_MODULE)]
-    if not all(name in found for name in KUBE_TOOLS):
+    if not all(name in found for name in tools):
         programs.insert(0, ('kube', './cmd/kube', MODULE))
     programs = [p for p in programs if p[0] not in found]
     if not programs:
@@ -193,7 +194,7 @@ def build_programs(lab, found):
         raise settings.LabError(
             'Go is not installed: install the version that '
             f'{MODULE}/go.mod names, or give --kube-bin a folder with '
-            f'{", ".join((*KUBE_TOOLS, *IMAGES))}')
+            f'{", ".join((*tools, *IMAGES))}')
     version = settings.KUBERNETES
     major, minor, _ = version[1:].split('.')
     package = 'k8s.io/component-base/version'
@@ -206,14 +207,15 @@ def build_programs(lab, found):
     def make(name, package, module):
         command(go, 'build', '-buildvcs=false', f'-ldflags={flags}', '-o',
                 lab.bin / name, package, cwd=module, env=env)
-        for tool in KUBE_TOOLS if name == 'kube' else ():
-            link = lab.bin / tool
-            link.unlink(missing_ok=True)
-            link.symlink_to('kube')
 
     for name, package, module in programs:
         once(lab, name, f'Go: {name}', digest(module, flags, go_version),
              lambda: make(name, package, module), [lab.bin / name])
+        for tool in KUBE_TOOLS if name == 'kube' else ():
+            link = lab.bin / tool
+            if not link.is_symlink():
+                link.unlink(missing_ok=True)
+                link.symlink_to('kube')
 
 
 def build_images(lab, found):
@@ -281,10 +283,11 @@ def build_product(lab):
          [product.bpf_object(lab)])
 
 
-def run(lab, bare=False, kube_bin=None):
+def run(lab, bare=False, kube_bin=None, kube_proxy=False):
     """Make what is not there yet.
 
     :param bare: leave the product out.
+    :param kube_proxy: kube-proxy is needed too.
     :returns: {name: path} of programs that need not be built.
     """
     found = found_tools(kube_bin)
@@ -296,6 +299,6 @@ def run(lab, bare=False, kube_bin=None):
             build_product(lab)
 
     with cache_lock(lab):
-        ui.together(lambda: build_programs(lab, found), others)
+        ui.together(lambda: build_programs(lab, found, kube_proxy), others)
         build_images(lab, found)
     return found

@@ -56,6 +56,9 @@ def parser():
                     help="Neutron's mechanism driver (default: ovn)")
     up.add_argument('--bare', action='store_true', default=None,
                     help='without the product: a plain CNI plugin instead')
+    up.add_argument('--kube-proxy', action='store_true', default=None,
+                    help="kube-proxy on the nodes, and nothing of the "
+                    "product's for services but what pods send")
     add('down', do_down, 'remove the lab')
     command = add('status', do_status, 'show what runs')
     command.add_argument('-o', dest='output', choices=('text', 'json'),
@@ -106,7 +109,8 @@ def parser():
 def do_up(lab, args):
     whole = cluster.Cluster(lab)
     with whole.lock():
-        whole.up(args.nodes, args.backend, args.bare, args.kube_bin)
+        whole.up(args.nodes, args.backend, args.bare, args.kube_bin,
+                 args.kube_proxy)
     ui.say('the lab is up: try `tools/lab/lab kubectl get nodes`')
 
 

@@ -86,15 +86,16 @@ class Cluster:
                 yield
                 return
 
-    def up(self, nodes=None, backend=None, bare=None, kube_bin=None):
+    def up(self, nodes=None, backend=None, bare=None, kube_bin=None,
+           kube_proxy=None):
         """Bring up what is not up; all of it the first time."""
         if os.geteuid():
             raise settings.LabError('the lab needs root')
-        spec = self._wanted(nodes, backend, bare)
+        spec = self._wanted(nodes, backend, bare, kube_proxy)
         spec['kube_folder'] = (os.path.abspath(kube_bin) if kube_bin
                                else spec.get('kube_folder'))
-        spec['kube_bin'] = build.run(self.lab, spec['bare'],
-                                     spec['kube_folder'])
+        spec['kube_bin'] = build.run(
+            self.lab, spec['bare'], spec['kube_folder'], spec['kube_proxy'])
         self.lab.save_spec(spec)
         self.lab.log.mkdir(parents=True, exist_ok=True)
         self.refresh()
@@ -103,7 +104,7 @@ class Cluster:
             machine.make_control_network()
         Start(self).run()
 
-    def _wanted(self, nodes, backend, bare):
+    def _wanted(self, nodes, backend, bare, kube_proxy):
         spec = self.lab.spec
         if spec is None:
             for name in [settings.CP] + [n.netns for n in settings.ALL_NODES]:
@@ -113,9 +114,11 @@ class Cluster:
                         f'in {self.lab.state}: `down` removes what is left '
                         'of it')
             return {'nodes': nodes or 2, 'backend': backend or 'ovn',
-                    'bare': bool(bare),
+                    'bare': bool(bare), 'kube_proxy': bool(kube_proxy),
                     'netns_mount': machine.is_mounted(parts.NETNS)}
-        for name, value in (('backend', backend), ('bare', bare)):
+        spec = {'kube_proxy': False} | spec
+        for name, value in (('backend', backend), ('bare', bare),
+                            ('kube_proxy', kube_proxy)):
             if value is not None and value != spec[name]:
                 raise settings.LabError(
                     f'a lab with {name}={spec[name]} is up: `down` first')
@@ -270,6 +273,8 @@ class Start:
             nodeparts.make_bare_network(self.lab, node)
         self._need('kube-apiserver')
         self._start(f'{node.name}/kubelet')
+        if self.lab.kube_proxy:
+            self._start(f'{node.name}/kube-proxy')
         if not self.bare:
             self._wait(self._accounts, 'service accounts')
 

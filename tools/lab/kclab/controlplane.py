@@ -25,7 +25,8 @@ from kclab import settings
 
 USERS = (('admin', 'admin', 'system:masters'),
          ('kcm', 'system:kube-controller-manager', ''),
-         ('scheduler', 'system:kube-scheduler', ''))
+         ('scheduler', 'system:kube-scheduler', ''),
+         ('kube-proxy', 'system:kube-proxy', ''))
 
 
 def make_credentials(lab):

@@ -144,6 +144,15 @@ def load(lab, node, image):
                    archive, node)
 
 
+def _kubeconfig(lab, root, user, program):
+    """The kubeconfig of a program in a node, /etc/kubernetes/PROGRAM.conf."""
+    config = (lab.kube / f'{user}.conf').read_text()
+    ca = '/etc/kubernetes/ca.crt'
+    settings.write(root / f'etc/kubernetes/{program}.conf', config.replace(
+        str(lab.kube / 'ca.crt'), ca), 0o600)
+    settings.write(root / ca.lstrip('/'), (lab.kube / 'ca.crt').read_text())
+
+
 def _kubelet(lab, node):
     def before():
         root = machine.root(lab, node)
@@ -151,12 +160,7 @@ def _kubelet(lab, node):
             root / 'var/lib/kubelet/config.yaml', settings.template(
                 'kubelet.yaml.in', cgroup=settings.CGROUP, name=node.name,
                 dns=settings.DNS_IP))
-        config = (lab.kube / f'{node.name}.conf').read_text()
-        ca = '/etc/kubernetes/ca.crt'
-        settings.write(root / 'etc/kubernetes/kubelet.conf', config.replace(
-            str(lab.kube / 'ca.crt'), ca), 0o600)
-        settings.write(root / ca.lstrip('/'),
-                       (lab.kube / 'ca.crt').read_text())
+        _kubeconfig(lab, root, node.name, 'kubelet')
 
     return parts.Part(
         lab, f'{node.name}/kubelet', node=node, before=before,
@@ -168,11 +172,27 @@ def _kubelet(lab, node):
         ready=parts.http_answers('127.0.0.1', 10248, '/healthz', node))
 
 
+def _kube_proxy(lab, node):
+    config = '/var/lib/kube-proxy/config.yaml'
+
+    def before():
+        root = machine.root(lab, node)
+        settings.write(root / config.lstrip('/'), settings.template(
+            'kube-proxy.yaml.in', name=node.name))
+        _kubeconfig(lab, root, 'kube-proxy', 'kube-proxy')
+
+    return parts.Part(
+        lab, f'{node.name}/kube-proxy', node=node, before=before,
+        command=lambda: [lab.tool('kube-proxy'), f'--config={config}'],
+        ready=parts.http_answers('127.0.0.1', 10256, '/healthz', node))
+
+
 def make_parts(lab, node):
     wiring = ([_ovn_controller(lab, node)] if lab.spec['backend'] == 'ovn'
               else _neutron_agents(lab, node))
     return [_ovsdb(lab, node), _vswitchd(lab, node), *wiring,
-            _containerd(lab, node), _kubelet(lab, node)]
+            _containerd(lab, node), _kubelet(lab, node),
+            *([_kube_proxy(lab, node)] if lab.kube_proxy else [])]
 
 
 def make_bare_network(lab, node):

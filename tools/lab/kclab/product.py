@@ -96,7 +96,8 @@ def _agent(lab, node):
         settings.write(where / 'kuryr-cilium.conf', settings.template(
             'agent.conf.in', transport_url=rabbit.url(lab, node.name),
             name=node.name, ip=node.ip, ip6=node.ip6,
-            object=bpf_object(lab), api=settings.API), 0o600)
+            object=bpf_object(lab), api=settings.API,
+            replace_kube_proxy=not lab.kube_proxy), 0o600)
 
     def after():
         root = machine.root(lab, node)

@@ -119,6 +119,11 @@ class Settings:
         except FileNotFoundError:
             return None
 
+    @property
+    def kube_proxy(self):
+        """Whether services are kube-proxy's, but for what pods send."""
+        return (self.spec or {}).get('kube_proxy', False)
+
     def save_spec(self, spec):
         write(self.spec_file, json.dumps(spec, indent=1) + '\n')
 

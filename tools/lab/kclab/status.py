@@ -35,6 +35,7 @@ def collect(cluster, memory=False):
         ready = set()
     facts |= {
         'backend': spec['backend'], 'bare': spec['bare'],
+        'kube_proxy': lab.kube_proxy,
         'kubeconfig': str(lab.kubeconfig), 'api': settings.API,
         'neutron': settings.NEUTRON, 'netns': settings.CP,
         'nodes': {n.name: _node(lab, n, n.name in ready) for n in lab.nodes},
