@@ -115,7 +115,7 @@ class AgentService(service.Service):
         prometheus_client.REGISTRY.register(drops)
         undo.callback(prometheus_client.REGISTRY.unregister, drops)
         self._begin(undo, self._health)
-        self._datapath.start(sorted(netlink.addresses()))
+        self._datapath.start(sorted(netlink.addresses()), node_ips(conf))
         undo.callback(self._monitor.join, 5)
         undo.callback(self._datapath.stop)
         undo.callback(self._monitor.stop)
@@ -199,6 +199,8 @@ class AgentService(service.Service):
                 for found in self._datapath.entries()],
         }, self._monitor.ring, {
             '/v1/trace': lambda query: trace.answer(self._datapath, query),
+            '/v1/backends': lambda query: trace.backends(
+                self._datapath, query),
         })
         self._health = health.HealthServer(
             conf.agent.health_address, self._checks(), self._live)

@@ -147,6 +147,18 @@ class Entries:
     peers: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """A service that is asked.
+
+    :ivar service: its id, '' if it is not known.
+    :ivar backends: (address, port); none: who asks is refused.
+    """
+
+    service: str
+    backends: tuple[tuple[str, int], ...]
+
+
 class Driver(abc.ABC):
     """Enforces views on attached interfaces.
 
@@ -154,12 +166,15 @@ class Driver(abc.ABC):
     """
 
     @abc.abstractmethod
-    def start(self, node_addresses: Iterable[str]) -> None:
+    def start(self, node_addresses: Iterable[str],
+              node_ips: Iterable[str] = ()) -> None:
         """Take over what an earlier process left in force, or begin anew.
 
         :param node_addresses: every address of this node: its own traffic
             to its pods is allowed, its pods' traffic to them is judged as
             the entity host.
+        :param node_ips: under which of them it sends to other nodes what
+            comes from outside to services; one of each family.
         :raises: exceptions.DatapathError with what to do, if the kernel
             lacks something.
         """
@@ -224,6 +239,17 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def conflicts(self) -> Mapping[str, str]:
         """Services that want an address that another one has: id -> why."""
+
+    @abc.abstractmethod
+    def backends(self, address: str, port: int, protocol: int
+                 ) -> Optional[Asked]:
+        """Who gets what pods send to an address, by what is really loaded.
+
+        :param address: canonical.
+        :param protocol: IANA number.
+        :returns: None if it is no service's.
+        :raises: ValueError that names what is not a valid argument.
+        """
 
     @abc.abstractmethod
     def events(self) -> Iterator[FlowEvent]:
