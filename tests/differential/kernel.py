@@ -59,7 +59,7 @@ class _Writer(writer.Writer):
         self.after_step = None
 
     def carry_out(self, planned):
-        for step in planned.steps:
+        for step in planned.walk():
             super().carry_out(plan.Plan((step,), planned.denied))
             if self.after_step is not None and step.writes:
                 self.after_step(step.phase)

@@ -56,6 +56,30 @@ class Live:
             self.count += len(rows.pages(bits))
 
 
+class Created:
+    """The rows that rulesets in force need for classes that are new.
+
+    :param numbers: of the classes.
+    """
+
+    def __init__(self, numbers: Iterable[int],
+                 definitions: Mapping[int, classes.Definition]):
+        self._definitions = definitions
+        self._index = classes.Index()
+        for number in numbers:
+            self._index.add(number, definitions[number])
+        self._found: dict[int, dict[int, int]] = {}
+
+    def of(self, live: Live) -> dict[int, int]:
+        """Class -> bits."""
+        found = self._found.get(live.number)
+        if found is None:
+            found = self._found[live.number] = peer_table(
+                live.table, self._index.naming(live.table.selectors.keys()),
+                self._definitions)
+        return found
+
+
 def peer_bits(table: compiler.Table,
               definition: classes.Definition) -> Optional[int]:
     """The row that a class needs, None if its entity's row serves."""

@@ -205,7 +205,7 @@ def _unpack_port_key(data):
 
 
 def _pack_bits(row):
-    return layout.Bits(row.words, row.mask).pack()
+    return layout.Bits.FORMAT.pack(*row.words, row.mask)
 
 
 def _pack_endpoint(row):
@@ -251,7 +251,7 @@ _CODECS = {
         _pack_address_key, _unpack_address_key,
         lambda row: layout.Local(row.endpoint, row.kc, row.mac).pack()),
     rows.PEER: Codec(
-        lambda key: layout.RsPeerKey(*key).pack(),
+        lambda key: layout.RsPeerKey.FORMAT.pack(*key),
         lambda data: rows.PeerKey(*layout.RsPeerKey.unpack(data)),
         _pack_bits),
     rows.PORT: Codec(_pack_port_key, _unpack_port_key, _pack_bits),

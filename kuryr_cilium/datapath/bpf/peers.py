@@ -13,6 +13,7 @@
 
 """From the selectors of a view to what peer classes are made of; pure."""
 
+import collections.abc
 import dataclasses
 from typing import Iterable, Mapping, Optional
 
@@ -37,12 +38,15 @@ class Peers:
         those of some pods: of members that are no pods, and of every member
         of a selector that names an entity.
     :ivar block: what it matches beside its members; None if nothing.
+    :ivar count: how often its members have an address: more often than it
+        has addresses if several have the same.
     """
 
     addresses: frozenset[str] = frozenset()
     told: Mapping[str, entities.Entity] = dataclasses.field(
         default_factory=dict)
     block: Optional[blocks.Parsed] = None
+    count: int = dataclasses.field(default=0, compare=False)
 
     @property
     def outside(self) -> bool:
@@ -51,28 +55,88 @@ class Peers:
 
 
 def needed(tables: Iterable[compiler.Table],
-           selectors: Mapping[str, Peers]) -> set[str]:
-    """Ids of the selectors whose members some rulesets need."""
+           outside: collections.abc.Set[str]) -> set[str]:
+    """Ids of the selectors whose members some rulesets need.
+
+    :param outside: ids of those that mean only the world's addresses.
+    """
     named = set().union(*(table.needed for table in tables))
-    return entities.needed(named, {name for name in named
-                                   if name in selectors
-                                   and selectors[name].outside}) | named
+    if not named.isdisjoint(outside):
+        named |= entities.needed((entities.WORLD,))
+    return named
 
 
-def read(selector: model.Selector) -> Peers:
+class Selectors:
+    """The selectors of a view, and what they say.
+
+    :ivar peers: by id.
+    :ivar outside: ids of those that mean only the world's addresses.
+    :ivar broken: ids of those that can't be brought in force.
+    """
+
+    def __init__(self):
+        self.peers: dict[str, Peers] = {}
+        self.outside: set[str] = set()
+        self.broken: set[str] = set()
+        self._selectors: dict[str, model.Selector] = {}
+        self._unreadable: set[str] = set()
+
+    def take(self, selectors: Mapping[str, model.Selector],
+             former: Mapping[str, Peers]) -> None:
+        """Go over to the selectors of another view.
+
+        :param former: by id, what the classes are made of. What an id
+            stands for is fixed (see policy/classes.py): one that stands for
+            another block now is broken until the former is forgotten.
+        """
+        before = self._selectors
+        changed = {name for name, selector in selectors.items()
+                   if before.get(name) is not selector}
+        gone = before.keys() - selectors.keys()
+        for name in gone:
+            del self.peers[name]
+        unreadable = self._unreadable
+        self.outside -= gone | changed
+        self._unreadable = unreadable - gone - changed
+        for name in changed:
+            known = None
+            if name in before and name not in unreadable:
+                known = before[name], self.peers[name]
+            try:
+                found = read(selectors[name], known)
+            except ValueError:
+                self._unreadable.add(name)
+                found = Peers()
+            self.peers[name] = found
+            if found.outside:
+                self.outside.add(name)
+        self._selectors = dict(selectors)
+        self.broken = self._unreadable | {
+            name for name in (changed | self.broken) - gone
+            if name in former and former[name].block != self.peers[name].block}
+
+
+def read(selector: model.Selector,
+         known: Optional[tuple[model.Selector, Peers]] = None) -> Peers:
     """Read a selector.
 
     What is no address is left out (nothing can be sent from it).
 
+    :param known: what it was before, and what that said.
     :raises: ValueError if its block is none: rather nothing is in force
         than a rule that lacks peers.
     """
+    if known is not None:
+        found = _reread(selector, *known)
+        if found is not None:
+            return found
     addresses = set()
     told: dict[str, entities.Entity] = {}
     names_entity = entities.is_entity(selector.id)
+    count = 0
     for member in selector.members:
-        found = [address for address in map(rows.canonical, member.addresses)
-                 if address is not None]
+        found = _addresses(member)
+        count += len(found)
         addresses.update(found)
         if member.entity is entities.Entity.POD:
             if names_entity:
@@ -83,7 +147,43 @@ def read(selector: model.Selector) -> Peers:
                 if _rank(told.get(address)) < _rank(member.entity):
                     told[address] = member.entity
     return Peers(frozenset(addresses), told,
-                 blocks.parse(selector.block) if selector.block else None)
+                 blocks.parse(selector.block) if selector.block else None,
+                 count)
+
+
+def _addresses(member):
+    return [address for address in map(rows.canonical, member.addresses)
+            if address is not None]
+
+
+def _reread(selector, before, peers):
+    """What a selector says of which few members are others; else None.
+
+    Members that stay are the very objects that they were.
+    """
+    if selector.block != before.block or len(peers.addresses) != peers.count:
+        return None
+    had, has = ({*map(id, found.members)} for found in (before, selector))
+    left = [member for member in before.members if id(member) not in has]
+    came = [member for member in selector.members if id(member) not in had]
+    gone = [address for member in left for address in _addresses(member)]
+    count = peers.count - len(gone)
+    told = {**peers.told}
+    for address in gone:
+        told.pop(address, None)
+    names_entity = entities.is_entity(selector.id)
+    new = set()
+    for member in came:
+        found = _addresses(member)
+        count += len(found)
+        new.update(found)
+        if names_entity or member.entity is not entities.Entity.POD:
+            told.update(dict.fromkeys(found, member.entity))
+    addresses = peers.addresses.difference(gone) | new
+    if len(addresses) != count:
+        # Several members have the same address.
+        return None
+    return Peers(addresses, told, peers.block, count)
 
 
 class Told:
@@ -106,8 +206,9 @@ class Told:
         touched = set(nodes ^ self._nodes)
         for name, told in changed.items():
             before = self._told.get(name, {})
-            touched.update(address for address in told.keys() | before.keys()
-                           if told.get(address) != before.get(address))
+            touched.update(told.keys() ^ before.keys())
+            touched.update(address for address, entity in told.items()
+                           if before.get(address, entity) is not entity)
         before = {address: self.of(address) for address in touched}
         self._nodes = nodes
         for name, told in changed.items():

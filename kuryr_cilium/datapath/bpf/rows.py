@@ -150,15 +150,20 @@ def canonical(address: str) -> Optional[str]:
     return None if getattr(parsed, 'scope_id', None) else str(parsed)
 
 
-#: The same few patterns of bits are cut again and again.
-pages = functools.lru_cache(maxsize=16384)(compiler.pages)
+@functools.lru_cache(maxsize=16384)
+def pages(bits: int) -> tuple[tuple[int, BitsRow], ...]:
+    """The rows of some bits by page.
+
+    The same few patterns of bits are cut again and again.
+    """
+    return tuple((page.page, BitsRow(page.words, page.mask))
+                 for page in compiler.pages(bits))
 
 
 def peer_rows(ruleset: int, class_: int, bits: int) -> Iterator[Write]:
     """The rows of one (ruleset, class)."""
-    for page in pages(bits):
-        yield Write(PEER, PeerKey(ruleset, class_, page.page),
-                    BitsRow(page.words, page.mask))
+    for page, row in pages(bits):
+        yield Write(PEER, PeerKey(ruleset, class_, page), row)
 
 
 def ruleset_rows(number: int, table: compiler.Table) -> Iterator[Write]:
@@ -168,9 +173,8 @@ def ruleset_rows(number: int, table: compiler.Table) -> Iterator[Write]:
                     GroupRow(group.verdict.value, group.next_tier,
                              group.l7set))
     for port, bits in table.ports.items():
-        for page in pages(bits):
-            yield Write(PORT, PortKey(number, page.page, port),
-                        BitsRow(page.words, page.mask))
+        for page, row in pages(bits):
+            yield Write(PORT, PortKey(number, page, port), row)
     for entity in entities.Entity:
         yield from peer_rows(number, entity.value, table.base_bits(entity))
 
