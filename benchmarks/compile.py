@@ -29,7 +29,7 @@ import statistics
 import time
 
 from benchmarks import worlds
-from kuryr_cilium.controller import memory
+from kuryr_cilium import memory
 from kuryr_cilium.datapath.bpf import endpoints
 from kuryr_cilium.datapath.bpf import plan
 from kuryr_cilium.policy import compile as compiler

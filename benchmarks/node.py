@@ -38,6 +38,7 @@ from kuryr_cilium.datapath.bpf import maps
 from kuryr_cilium.datapath.bpf import plan
 from kuryr_cilium.datapath.bpf import writer
 from kuryr_cilium.policy import entities
+from kuryr_cilium.policy import members
 from kuryr_cilium.policy import model
 from kuryr_cilium.rpc import objects
 
@@ -71,6 +72,7 @@ class Cluster:
 
     def __init__(self):
         self.objects = {}
+        self._members = members.Members()
         pods = [member(place) for place in range(PODS)]
         by_app, by_namespace = {}, {}
         for place, pod in enumerate(pods):
@@ -96,10 +98,21 @@ class Cluster:
 
     def put(self, obj):
         self.objects[objects.key(obj)] = objects.dump(obj)
-        return obj
 
-    def selector(self, name, members, block=None):
-        self.put(model.Selector(name, name, tuple(members), block))
+    def selector(self, name, found, block=None):
+        """A selector with its members, in the pieces that are sent."""
+        self._members.hold(name, name, block)
+        for peer in found:
+            self._members.put(name, peer.uid, peer)
+        for key in self._members.keys(name):
+            self.put(self._members.piece(key))
+
+    def add_member(self, name, peer):
+        """One more member; the keys of what is sent of it."""
+        keys = self._members.put(name, peer.uid, peer)
+        for key in keys:
+            self.put(self._members.piece(key))
+        return keys
 
     def ruleset(self, name, place, *more):
         """What one application's endpoints are judged by."""
@@ -144,6 +157,7 @@ class Agent:
             self._advanced = self._advanced or time.perf_counter()
 
         self._writer.advance_epoch = stamp
+        self._assembler = views.Assembler()
         self.held = {}
         self._locals = {
             place + 1: endpoints.Local(
@@ -161,7 +175,7 @@ class Agent:
         digests = {key: objects.digest(wire) for key, wire in wires.items()}
         loaded = {key: objects.load(wire) for key, wire in wires.items()}
         self.held = views.merge(self.held, loaded, digests, removed)
-        view = views.assemble(1, self.held).view
+        view = self._assembler.assemble(1, self.held).view
         planned = self._planner.plan(view, self._locals, ('192.0.2.1',))
         if planned.denied:
             raise RuntimeError(next(iter(planned.denied.values())))
@@ -216,11 +230,8 @@ def pod_changes(cluster, agent):
         for name in ('app-%d' % (number % APPS),
                      'namespace-%d' % (number % NAMESPACES),
                      entities.CLUSTER):
-            key = 'selector:' + name
-            wire = dict(cluster.objects[key])
-            wire['members'] = wire['members'] + [
-                {'uid': pod.uid, 'addresses': list(pod.addresses)}]
-            cluster.objects[key] = changed[key] = wire
+            for key in cluster.add_member(name, pod):
+                changed[key] = cluster.objects[key]
         found.append(agent.apply(json.dumps(changed)))
     return found
 

@@ -65,6 +65,7 @@ class Views:
         self._on_applied = on_applied
         self._on_epoch = on_epoch
         self._held: Mapping[str, view.Held] = {}
+        self._assembler = view.Assembler()
         self._view: Optional[model.View] = None
         self._epoch = -1
         self._denied: Mapping[str, str] = {}
@@ -310,7 +311,7 @@ class Views:
 
     def _apply(self, epoch, held):
         """Bring what is held in force; then it is what this node has."""
-        assembled = view.assemble(epoch, held, self._held, self._view)
+        assembled = self._assembler.assemble(epoch, held)
         with metrics.VIEW_APPLY_SECONDS.time():
             applied = self._datapath.apply(assembled.view)
         for problem in assembled.problems:

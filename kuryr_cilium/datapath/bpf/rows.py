@@ -18,6 +18,7 @@ numbers and addresses in text; maps.py turns them into bytes.
 
 import functools
 import ipaddress
+import socket
 from typing import Iterator, NamedTuple, Optional
 
 from kuryr_cilium.policy import compile as compiler
@@ -136,13 +137,20 @@ def family(address: str) -> int:
     return 6 if ':' in address else 4
 
 
-@functools.lru_cache(maxsize=65536)
 def canonical(address: str) -> Optional[str]:
     """The one text of an address, None if it is no address.
 
     Nothing can be sent from or to what is no address: it is left out, so
     that it does not keep the rest from being in force.
     """
+    family_ = socket.AF_INET6 if ':' in address else socket.AF_INET
+    try:
+        # Most are canonical.
+        if (socket.inet_ntop(family_, socket.inet_pton(family_, address))
+                == address and not (':' in address and '.' in address)):
+            return address
+    except (OSError, ValueError):
+        pass
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
