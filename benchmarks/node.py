@@ -20,7 +20,6 @@ BPF file system of its own. Time is taken until the policy epoch is advanced:
 from then on packets are judged by what is new. Needs root.
 """
 
-import gc
 import json
 import os
 import subprocess
@@ -37,6 +36,7 @@ from kuryr_cilium.datapath.bpf import loader
 from kuryr_cilium.datapath.bpf import maps
 from kuryr_cilium.datapath.bpf import plan
 from kuryr_cilium.datapath.bpf import writer
+from kuryr_cilium import memory
 from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import members
 from kuryr_cilium.policy import model
@@ -147,6 +147,7 @@ class Agent:
     """The agent's part: from an answer of the controller to the maps."""
 
     def __init__(self, loaded):
+        memory.tune()
         self._maps = maps.Maps(loaded.maps)
         self._writer = writer.Writer(self._maps)
         self._planner = plan.Planner(self._writer.allocate)
@@ -236,7 +237,7 @@ def pod_changes(cluster, agent):
     return found
 
 
-def memory(field):
+def process_memory(field):
     with open('/proc/self/status') as stream:
         for line in stream:
             if line.startswith(field + ':'):
@@ -246,7 +247,7 @@ def memory(field):
 
 def footprint(state, pins):
     """Megabytes of an agent that has the whole view, also on disk."""
-    before = memory('VmRSS')
+    before = process_memory('VmRSS')
     with loader.load(lab.bpf_object(
             '../kuryr_cilium/datapath/src/kuryr_cilium.bpf.c'),
             pins) as loaded:
@@ -254,10 +255,11 @@ def footprint(state, pins):
         with open(os.path.join(state, 'whole.json')) as stream:
             agent.apply(stream.read())
         viewfile.ViewFile(os.path.join(state, 'view.json')).save(
-            1, agent.held.values())
-        gc.collect()
-        return {'agent_rss_mib': memory('VmRSS'),
-                'agent_peak_mib': memory('VmHWM'), 'empty_mib': before}
+            1, agent.held)
+        memory.settle()
+        return {'agent_rss_mib': process_memory('VmRSS'),
+                'agent_peak_mib': process_memory('VmHWM'),
+                'empty_mib': before}
 
 
 def main(*arguments):
@@ -281,6 +283,7 @@ def main(*arguments):
                     os.path.join(pins, 'time')) as loaded:
                 agent = Agent(loaded)
                 figures['plan_first_ms'] = agent.apply(whole)
+                memory.settle()
                 for name, found in (
                         ('plan_policy', policy_changes(cluster, agent)),
                         ('plan_policy_all', policy_changes(

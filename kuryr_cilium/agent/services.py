@@ -219,7 +219,7 @@ class Services:
         if self._unsaved is None:
             return
         try:
-            self._file.save(self._epoch, self._held.values())
+            self._file.save(self._epoch, self._held)
         except exceptions.StoreError as error:
             LOG.error('%s. After a reboot older services would be in force '
                       'until a controller answers.', error)

@@ -29,6 +29,7 @@ from kuryr_cilium.agent import view
 from kuryr_cilium.agent import viewfile
 from kuryr_cilium.datapath import driver
 from kuryr_cilium import exceptions
+from kuryr_cilium import memory
 from kuryr_cilium.monitor import metrics
 from kuryr_cilium.policy import model
 
@@ -275,7 +276,10 @@ class Views:
                     'not-applied', 'a changed view could not be brought in '
                     'force: %s' % error)
             self._unsaved = self._unsaved or time.monotonic()
+        first = self._confirmed is None
         self._confirm()
+        if first:
+            memory.settle()
         metrics.SYNCS.labels('changed' if different else 'same').inc()
         if different:
             self._on_applied()
@@ -346,7 +350,7 @@ class Views:
         if self._unsaved is None:
             return
         try:
-            self._file.save(self._epoch, self._held.values())
+            self._file.save(self._epoch, self._held)
         except exceptions.StoreError as error:
             LOG.error('%s. After a restart or a reboot an older view would '
                       'be in force until a controller answers.', error)

@@ -15,7 +15,7 @@
 import dataclasses
 import json
 import pathlib
-from typing import Iterable, Mapping, Optional
+from typing import Mapping, Optional
 
 from oslo_log import log as logging
 
@@ -50,19 +50,27 @@ class ViewFile:
 
     def __init__(self, path):
         self._path = pathlib.Path(path)
+        # Key -> what was written last, and as what.
+        self._written: dict[str, tuple[view.Held, bytes]] = {}
         durable.make_folder(self._path.parent)
 
-    def save(self, epoch: int, held: Iterable[view.Held]) -> None:
+    def save(self, epoch: int, held: Mapping[str, view.Held]) -> None:
         """Replace the file.
 
         :raises: exceptions.StoreError
         """
-        data = {'version': _VERSION, 'epoch': epoch,
-                'objects': [{'digest': item.digest,
-                             'object': objects.dump(item.value)}
-                            for item in held]}
-        durable.write(self._path, json.dumps(
-            data, separators=(',', ':')).encode())
+        before, self._written = self._written, {}
+        for key, item in held.items():
+            written = before.get(key)
+            # A change waits for this: it is not to take as long as a view
+            # is large.
+            if written is None or written[0] is not item:
+                written = item, _encode({'digest': item.digest,
+                                         'object': objects.dump(item.value)})
+            self._written[key] = written
+        durable.write(self._path, b'{"version":%d,"epoch":%d,"objects":[%b]}'
+                      % (_VERSION, epoch, b','.join(
+                          text for _, text in self._written.values())))
 
     def load(self) -> Optional[Saved]:
         """The last view; None if there is none.
@@ -88,6 +96,10 @@ class ViewFile:
                       'a view, pods without a pinned datapath are denied.',
                       {'path': self._path, 'error': error, 'aside': aside})
             return None
+
+
+def _encode(data):
+    return json.dumps(data, separators=(',', ':')).encode()
 
 
 def parse(data: bytes) -> Saved:

@@ -51,9 +51,9 @@ from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 from kuryr_cilium.policy import blocks as blocks_
 from kuryr_cilium.policy import entities
 
-#: At most so many addresses are moved in one update only to give two
-#: classes of the same definition one number.
-MERGE_LIMIT = 256
+#: At most so many addresses are moved at one time only to give two classes
+#: of the same definition one number.
+MERGE_LIMIT = 512
 
 
 class Definition(NamedTuple):
@@ -183,15 +183,16 @@ class Classes:
                ) -> Update:
         """Drop selectors that no ruleset names any more.
 
-        Classes keep their numbers, with smaller definitions.
+        Classes keep their numbers, with smaller definitions. Those of one
+        definition that an earlier change left become one.
         """
         selectors = tuple(selectors)
         strangers, self._strangers = self._strangers, set()
         return self._update(strangers | self._take(
             dict.fromkeys(selectors, ()), peers or {},
-            dict.fromkeys(selectors)))
+            dict.fromkeys(selectors)), merge=True)
 
-    def _update(self, touched):
+    def _update(self, touched, merge=False):
         wanted = {address: self._wanted(address) for address in touched}
         gone = tuple(sorted(address for address, definition in wanted.items()
                             if definition is None
@@ -212,7 +213,8 @@ class Classes:
             self._remove(address)
             self._put(address, number)
             moves[address] = number
-        self._merge(redefined, moves)
+        if merge:
+            self._merge(redefined, moves)
         empty = sorted(number for number in self._emptied
                        if not self._addresses[number])
         self._emptied.clear()

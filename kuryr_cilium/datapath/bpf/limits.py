@@ -147,7 +147,7 @@ def _compile(ruleset, rulesets):
 def _check_selectors(table, selectors):
     needed = peers.needed((table,), selectors.outside)
     # NOTE: a missing one could hide a deny rule's peers.
-    missing = needed - selectors.peers.keys()
+    missing = needed.difference(selectors.peers)
     if missing:
         raise exceptions.ViewUnusable(
             reason=f'selector {min(missing)} of ruleset {table.id} is '

@@ -43,8 +43,7 @@ class Live:
 
     def writes(self) -> Iterable[rows.Write]:
         yield from rows.ruleset_rows(self.number, self.table)
-        for class_, bits in self.peers.items():
-            yield from rows.peer_rows(self.number, class_, bits)
+        yield from rows.peers_rows(self.number, self.peers)
 
     def set_peer(self, class_: int, bits: Optional[int]) -> None:
         """Note the row of a class; None: it has none (any more)."""

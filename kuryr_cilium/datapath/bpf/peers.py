@@ -15,6 +15,8 @@
 
 import collections.abc
 import dataclasses
+import itertools
+import operator
 from typing import Iterable, Mapping, Optional
 
 from kuryr_cilium.datapath.bpf import rows
@@ -72,12 +74,15 @@ class Selectors:
     :ivar peers: by id.
     :ivar outside: ids of those that mean only the world's addresses.
     :ivar broken: ids of those that can't be brought in force.
+    :ivar changes: id -> what it said in the view before, and the addresses
+        of which it says something else now; of those of which this is known.
     """
 
     def __init__(self):
         self.peers: dict[str, Peers] = {}
         self.outside: set[str] = set()
         self.broken: set[str] = set()
+        self.changes: dict[str, tuple[Peers, frozenset[str]]] = {}
         self._selectors: dict[str, model.Selector] = {}
         self._unreadable: set[str] = set()
 
@@ -98,15 +103,20 @@ class Selectors:
         unreadable = self._unreadable
         self.outside -= gone | changed
         self._unreadable = unreadable - gone - changed
+        self.changes = {}
         for name in changed:
-            known = None
+            selector, found = selectors[name], None
             if name in before and name not in unreadable:
-                known = before[name], self.peers[name]
-            try:
-                found = read(selectors[name], known)
-            except ValueError:
-                self._unreadable.add(name)
-                found = Peers()
+                peers = self.peers[name]
+                found, touched = _reread(selector, before[name], peers)
+                self.changes[name] = peers, touched
+            if found is None:
+                self.changes.pop(name, None)
+                try:
+                    found = read(selector)
+                except ValueError:
+                    self._unreadable.add(name)
+                    found = Peers()
             self.peers[name] = found
             if found.outside:
                 self.outside.add(name)
@@ -116,20 +126,14 @@ class Selectors:
             if name in former and former[name].block != self.peers[name].block}
 
 
-def read(selector: model.Selector,
-         known: Optional[tuple[model.Selector, Peers]] = None) -> Peers:
+def read(selector: model.Selector) -> Peers:
     """Read a selector.
 
     What is no address is left out (nothing can be sent from it).
 
-    :param known: what it was before, and what that said.
     :raises: ValueError if its block is none: rather nothing is in force
         than a rule that lacks peers.
     """
-    if known is not None:
-        found = _reread(selector, *known)
-        if found is not None:
-            return found
     addresses = set()
     told: dict[str, entities.Entity] = {}
     names_entity = entities.is_entity(selector.id)
@@ -157,15 +161,16 @@ def _addresses(member):
 
 
 def _reread(selector, before, peers):
-    """What a selector says of which few members are others; else None.
+    """What a selector says now, and of which addresses something else.
 
     Members that stay are the very objects that they were.
+
+    :returns: None in place of what it says if it has to be read anew.
     """
+    anew = None, frozenset()
     if selector.block != before.block or len(peers.addresses) != peers.count:
-        return None
-    had, has = ({*map(id, found.members)} for found in (before, selector))
-    left = [member for member in before.members if id(member) not in has]
-    came = [member for member in selector.members if id(member) not in had]
+        return anew
+    left, came = _different(before.members, selector.members)
     gone = [address for member in left for address in _addresses(member)]
     count = peers.count - len(gone)
     told = {**peers.told}
@@ -182,8 +187,29 @@ def _reread(selector, before, peers):
     addresses = peers.addresses.difference(gone) | new
     if len(addresses) != count:
         # Several members have the same address.
-        return None
-    return Peers(addresses, told, peers.block, count)
+        return anew
+    return Peers(addresses, told, peers.block, count), new.union(gone)
+
+
+def _different(before, now):
+    """What only one of two sequences has: lists, of the first and second.
+
+    Most have one long beginning, and one long end.
+    """
+    least = min(len(before), len(now))
+    first = _alike(before, now, least)
+    last = _alike(reversed(before), reversed(now), least - first)
+    before = before[first:len(before) - last]
+    now = now[first:len(now) - last]
+    had, has = {*map(id, before)}, {*map(id, now)}
+    return ([item for item in before if id(item) not in has],
+            [item for item in now if id(item) not in had])
+
+
+def _alike(one, other, most):
+    """How many items that two sequences begin with are the same."""
+    same = [*itertools.islice(map(operator.is_, one, other), most)]
+    return same.index(False) if False in same else most
 
 
 class Told:
@@ -194,17 +220,23 @@ class Told:
         self._told: dict[str, Mapping[str, entities.Entity]] = {}
 
     def update(self, changed: Mapping[str, Mapping[str, entities.Entity]],
-               nodes: Iterable[str]
+               nodes: Iterable[str],
+               places: Mapping[str, frozenset[str]] = {}
                ) -> dict[str, Optional[entities.Entity]]:
         """Take over what selectors tell, and the addresses of this node.
 
         :param changed: by selector id; what says nothing is forgotten.
+        :param places: likewise, of which addresses it tells something else;
+            of those of which this is known.
         :returns: what is different: entity by address, None if nothing is
             told any more.
         """
         nodes = frozenset(nodes)
         touched = set(nodes ^ self._nodes)
         for name, told in changed.items():
+            if name in places:
+                touched |= places[name]
+                continue
             before = self._told.get(name, {})
             touched.update(told.keys() ^ before.keys())
             touched.update(address for address, entity in told.items()

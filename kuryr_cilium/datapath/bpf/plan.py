@@ -238,20 +238,24 @@ class Planner:
         named = peers_.needed(admission.tables.values(),
                               self._selectors.outside)
         read = self._selectors.peers
-        changed = {}
+        changed, places = {}, {}
         for name in named:
             now, before = read[name], self._peers.get(name)
-            if now is not before:
-                self._peers[name] = now
-                if now != before:
-                    changed[name] = now
+            if now is before:
+                continue
+            self._peers[name] = now
+            peers, touched = self._selectors.changes.get(name, (None, ()))
+            if before is not None and peers is before:
+                changed[name], places[name] = now, touched
+            elif now != before:
+                changed[name] = now
         self._nodes = nodes
         former = [name for name in self._peers.keys() - named
                   if not entities.is_entity(name)]
         # What entities need is told by their own selectors.
         told = self._told.update(
             {**{name: found.told for name, found in changed.items()},
-             **dict.fromkeys(former, {})}, nodes)
+             **dict.fromkeys(former, {})}, nodes, places)
         if entities.CLUSTER in named:
             # Former selectors may have kept what is no pod any more.
             told.update((address, None) for name in former

@@ -143,8 +143,9 @@ class TestAgent(base.TestCase):
         records.put(samples.record(netns='/proc/%d/ns/net' % os.getpid()))
         held = [samples.endpoint(ingress='r'), samples.selector(
             's', '10.0.0.1'), samples.ruleset('r', 's')]
-        viewfile.ViewFile(self.path / 'state' / 'view.json').save(3, [
-            view.Held(obj, objects.digest(obj)) for obj in held])
+        viewfile.ViewFile(self.path / 'state' / 'view.json').save(3, {
+            objects.key(obj): view.Held(obj, objects.digest(obj))
+            for obj in held})
         return records
 
     def test_with_nothing_to_depend_on(self):

@@ -157,11 +157,15 @@ class TestViewFile(base.TestCase):
         self.assertIsNone(self.file.load())
         before = held(*EVERYTHING)
         before['selector:s0'] = view.Held(SELECTORS[0], 'of a newer release')
-        self.file.save(5, before.values())
+        self.file.save(5, before)
         self.assertEqual(viewfile.Saved(5, before), self.file.load())
+        after = {**before, **held(*OTHERS)}
+        del after['endpoint:u0']
+        self.file.save(6, after)
+        self.assertEqual(viewfile.Saved(6, after), self.file.load())
 
     def test_corrupt_is_set_aside(self):
-        self.file.save(5, held(*EVERYTHING).values())
+        self.file.save(5, held(*EVERYTHING))
         whole = self.path.read_text()
         for text in (whole[:-9], '', '[]', '{"version": 9}',
                      whole.replace('"1.0"', '"3.0"'),
