@@ -29,9 +29,9 @@ import statistics
 import time
 
 from benchmarks import worlds
-from kuryr_cilium import memory
 from kuryr_cilium.datapath.bpf import endpoints
 from kuryr_cilium.datapath.bpf import plan
+from kuryr_cilium import memory
 from kuryr_cilium.policy import compile as compiler
 from kuryr_cilium.policy import labels
 from kuryr_cilium.policy import model

@@ -39,6 +39,9 @@ LOG = logging.getLogger(__name__)
 BACKOFF = (0.5, 10.0)
 #: Seconds between two pulls while an ADD waits for its endpoint.
 ASK_AGAIN = 2.0
+#: Seconds without a change before the view is saved: one that came meanwhile
+#: would wait for the disk.
+SAVE_QUIET = 0.05
 #: Seconds that the view on disk may lag while changes keep coming.
 SAVE_DELAY = 1.0
 
@@ -338,10 +341,10 @@ class Views:
                 len(getattr(assembled.view, kind)))
 
     def _save_if_due(self):
-        """Save, but not while changes wait and the disk lags little."""
+        """Save, but not while changes come and the disk lags little."""
         if self._unsaved is None:
             return
-        if (self._wake.is_set() and
+        if (self._wake.wait(SAVE_QUIET) and
                 time.monotonic() - self._unsaved < SAVE_DELAY):
             return
         self._save()
