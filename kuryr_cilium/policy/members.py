@@ -164,15 +164,16 @@ def _grow(buckets):
         (kept if _bucket(uid, count) == source
          else buckets[-1])[uid] = member
     buckets[source] = kept
-    return {source, count - 1}
+    return {source, count - 1} if buckets[-1] else {count - 1}
 
 
 def _shrink(buckets):
     """One bucket less; another one takes what was in it."""
     last = len(buckets) - 1
     source = last - (1 << last.bit_length() - 1)
-    buckets[source].update(buckets.pop())
-    return {source, last}
+    moved = buckets.pop()
+    buckets[source].update(moved)
+    return {source, last} if moved else {last}
 
 
 def _key(selector_id, number):
