@@ -115,14 +115,21 @@ class Check:
             node = self._nodes.get(host)
             if node is None:
                 continue
-            after_step = None
+            after_step, wrong = None, []
             if self._between and old is not None and before is not None:
                 after_step = self._watch(node, old, readers[host], before,
-                                         truth, present, host, seed)
+                                         truth, present, host, seed, wrong)
             node.apply(view, after_step)
+            if wrong:
+                raise wrong[0]
 
-    def _watch(self, node, old, new, before, truth, present, host, seed):
-        """A function that asks in the middle of a change."""
+    def _watch(self, node, old, new, before, truth, present, host, seed,
+               wrong):
+        """A function that asks in the middle of a change.
+
+        Differences are noted: a change that is broken off would leave what
+        is in force unknown.
+        """
         pods = [{cases.key('Pod', pod): pod for pod in cluster.pods}
                 for cluster in (before, truth)]
         chosen = questions.Space(present, (host,)).some(
@@ -141,9 +148,9 @@ class Check:
             for question, verdicts in asked:
                 found = node.judge(question).allowed
                 if found not in verdicts:
-                    raise Difference(
+                    wrong.append(Difference(
                         question, 'in step %s of the change before state %s: '
-                        '%s is %s' % (step, seed[1], question, found))
+                        '%s is %s' % (step, seed[1], question, found)))
             self.count.between += len(asked)
 
         return ask
