@@ -132,10 +132,10 @@ class Check:
         """
         pods = [{cases.key('Pod', pod): pod for pod in cluster.pods}
                 for cluster in (before, truth)]
-        chosen = questions.Space(present, (host,)).some(
-            self._between, repr(('between', seed)))
+        space = questions.Space(present, (host,))
+        chosen = space.some(self._between, repr(('between', seed)))
         if self._only is not None:
-            chosen = [self._only]
+            chosen = self._one_of(space)
         asked = [
             (question, {cluster.judge(
                 known[question.uid], question.direction, question.peer,
@@ -162,8 +162,7 @@ class Check:
                  else space.some(_OFTEN * self._sample, repr(seed)))
         chosen = random.Random(repr(seed))
         if self._only is not None:
-            asked = [self._only] if (
-                self._only.uid, self._only.address) in space.subjects else []
+            asked = self._one_of(space)
         for question in asked:
             pod = pods[question.uid]
             host = pod['spec']['nodeName']
@@ -182,6 +181,11 @@ class Check:
                 break
         for node in self._nodes.values():
             node.check_drops()
+
+    def _one_of(self, space):
+        """The one packet that is asked, if its pod has its address."""
+        return [self._only] if (
+            self._only.uid, self._only.address) in space.subjects else []
 
     def _agree(self, who, wanted, question, judge, seed):
         if wanted.tier == 'Node' and who == 'compiled':
