@@ -86,8 +86,14 @@ class Members:
         size = max(1, held.count // PART_MEMBERS)
         while len(held.buckets) < size:
             touched |= _grow(held.buckets)
+            if held.buckets[-1].keys() == {uid}:
+                # It alone went on to the new one.
+                touched.discard(number)
         while len(held.buckets) > size:
             touched |= _shrink(held.buckets)
+        if parts != size and 1 in (parts, size):
+            # The pieces have other keys.
+            touched.update(range(max(parts, size)))
         keys = set()
         if parts > 1 or size > 1:
             keys.update(_key(selector_id, number) for number in touched)
