@@ -115,7 +115,7 @@ class AgentService(service.Service):
         prometheus_client.REGISTRY.register(drops)
         undo.callback(prometheus_client.REGISTRY.unregister, drops)
         self._begin(undo, self._health)
-        self._datapath.start(sorted(netlink.addresses()))
+        self._datapath.start(sorted(netlink.addresses()), node_ips(conf))
         undo.callback(self._monitor.join, 5)
         undo.callback(self._datapath.stop)
         undo.callback(self._monitor.stop)

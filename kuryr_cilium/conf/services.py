@@ -36,7 +36,8 @@ OPTS = [
     cfg.ListOpt(
         'uplinks', default=[],
         help='Names of the devices by which packets for services come from '
-             'outside. By default those that default routes use, and those '
+             'outside, and by which backends on other nodes are reached. By '
+             'default those by which routes lead to a router, and those '
              'that have [agent] node_ips.'),
     cfg.StrOpt(
         'cgroup_dir', default='',

@@ -166,12 +166,15 @@ class Driver(abc.ABC):
     """
 
     @abc.abstractmethod
-    def start(self, node_addresses: Iterable[str]) -> None:
+    def start(self, node_addresses: Iterable[str],
+              node_ips: Iterable[str] = ()) -> None:
         """Take over what an earlier process left in force, or begin anew.
 
         :param node_addresses: every address of this node: its own traffic
             to its pods is allowed, its pods' traffic to them is judged as
             the entity host.
+        :param node_ips: under which of them it sends to other nodes what
+            comes from outside to services; one of each family.
         :raises: exceptions.DatapathError with what to do, if the kernel
             lacks something.
         """

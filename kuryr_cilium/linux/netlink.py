@@ -22,6 +22,7 @@ import dataclasses
 import errno
 import ipaddress
 import socket
+from typing import Iterable
 from typing import Iterator
 from typing import Optional
 
@@ -31,6 +32,8 @@ from pyroute2.netlink import exceptions as netlink_exceptions
 from kuryr_cilium import exceptions
 
 _IFF_UP = 0x1
+_IFF_LOOPBACK = 0x8
+_ARPHRD_ETHER = 1
 _IFA_F_NODAD = 0x02
 _RTNH_F_ONLINK = 4
 _RT_TABLE_MAIN = 254
@@ -252,6 +255,37 @@ class Netlink:
                     'list neighbours', (), self._ip.get_neighbours,
                     family=family, ifindex=index)
                 if message.get('lladdr')}
+
+    def uplinks(self, addresses: Iterable[str]) -> set[str]:
+        """Names of the links that lead out of this host.
+
+        Those by which routes of the main table lead to a router, and those
+        that have one of some addresses.
+        """
+        wanted, found = set(addresses), set()
+        for message in self._request('list addresses', (),
+                                     self._ip.get_addr):
+            address = message.get('local') or message.get('address')
+            if str(ipaddress.ip_address(address)) in wanted:
+                found.add(message['index'])
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for message in self._request(
+                    'list routes', (), self._ip.get_routes, family=family,
+                    table=_RT_TABLE_MAIN):
+                if message.get('gateway') or message.get('via'):
+                    found.add(message.get('oif'))
+                for hop in message.get('multipath') or ():
+                    found.add(hop['oif'])
+        return {message.get('ifname') for message
+                in self._request('list links', (), self._ip.get_links)
+                if message['index'] in found
+                and not message['flags'] & _IFF_LOOPBACK}
+
+    def ethernet(self, name: str) -> bool:
+        """Whether what a link carries are Ethernet frames."""
+        found = self._request('read link %s' % name, (errno.ENODEV,),
+                              self._ip.link, 'get', ifname=check_name(name))
+        return bool(found) and found[0]['ifi_type'] == _ARPHRD_ETHER
 
     def way_to(self, address: str) -> Optional[str]:
         """By which way this host sends to an address.

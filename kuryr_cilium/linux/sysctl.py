@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""An interface's settings under /proc/sys/net.
+"""Settings under /proc/sys/net, of an interface as a rule.
 
 /proc/sys/net shows the network namespace of the thread that opens it, so
 within :func:`kuryr_cilium.linux.netns.run` these are the pod's.
@@ -23,6 +23,7 @@ from typing import Optional
 from kuryr_cilium import exceptions
 from kuryr_cilium.linux import netlink
 
+_ALL = '/proc/sys'
 _IPV6 = '/proc/sys/net/ipv6/conf'
 
 
@@ -56,6 +57,19 @@ def read_ipv6(device: str, name: str) -> Optional[int]:
             return int(file.read())
     except OSError:
         return None
+
+
+def read(name: str) -> list[int]:
+    """The numbers of a setting; none if there is no such thing.
+
+    :param name: with slashes ('net/ipv4/ip_forward'), as names of links may
+        have dots.
+    """
+    try:
+        with open(os.path.join(_ALL, name)) as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
 
 
 def _path(device, name):

@@ -31,17 +31,7 @@ def service(name, selector, **spec):
                                 'targetPort': base.PORT}], **spec}}
 
 
-class TestServices(base.TestCase):
-
-    def setUp(self):
-        super().setUp()
-        # One on each node, and a client that is one of them.
-        self.servers = self.pods(
-            pods.manifest('server-a', {'app': 'server'}, self.node),
-            pods.manifest('server-b', {'app': 'server'}, self.other_node))
-        for server in self.servers:
-            self.echo(server)
-        self.client, = self.pods(pods.manifest('client', {}, self.node))
+class ServicesCase(base.TestCase):
 
     def serve(self, **spec):
         """Make the service; its addresses, IPv4 and IPv6."""
@@ -59,6 +49,19 @@ class TestServices(base.TestCase):
         base.wait_until(lambda: set(answers().values()) == {wanted}, 15,
                         lambda: '%s is answered by: %s' % (client,
                                                            answers()))
+
+
+class TestServices(ServicesCase):
+
+    def setUp(self):
+        super().setUp()
+        # One on each node, and a client that is one of them.
+        self.servers = self.pods(
+            pods.manifest('server-a', {'app': 'server'}, self.node),
+            pods.manifest('server-b', {'app': 'server'}, self.other_node))
+        for server in self.servers:
+            self.echo(server)
+        self.client, = self.pods(pods.manifest('client', {}, self.node))
 
     def test_addresses_and_node_ports(self):
         spec = service('web', {'app': 'server'})['spec']['ports']
@@ -97,6 +100,24 @@ class TestServices(base.TestCase):
         self.create(pods.policy('closed', {'app': 'server'},
                                 policyTypes=['Ingress']))
         self.ask_all(self.client, targets, None)
+        self.delete('networkpolicy', 'closed')
+        self.ask_all(self.client, targets, 'answer')
+        # The same by addresses: those of the backends, not of the service.
+        self.create(self._only_to(*(address for address, _port in targets)))
+        self.ask_all(self.client, targets, None)
+        self.create(self._only_to(*(
+            address for server in self.servers
+            for address in server.addresses)))
+        self.ask_all(self.client, targets, 'answer')
+        for server in self.servers:
+            self.assertReaches(self.client, server)
+
+    def _only_to(self, *addresses):
+        """The policy 'backends' with addresses in place of a selector."""
+        return pods.policy('backends', {}, policyTypes=['Egress'], egress=[{
+            'to': [{'ipBlock': {'cidr': '%s/%d' % (
+                address, 128 if ':' in address else 32)}}
+                for address in addresses]}])
 
     def test_an_open_connection_outlives_the_agent_and_the_service(self):
         address, address6 = self.serve()

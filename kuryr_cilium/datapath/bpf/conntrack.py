@@ -93,7 +93,7 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
     removed = 0
     for table in (maps_.HALF_OPEN, maps_.CONNECTIONS):
         fd = maps.fd(table)
-        for keys, values in _batches(fd):
+        for keys, values in batches(fd):
             now = time.monotonic_ns()
             expired = []
             for key, value in zip(keys, values):
@@ -113,7 +113,7 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
                     expired.append((key, value))
                 elif table == maps_.CONNECTIONS:
                     counts[endpoint] += 1
-            removed += sum(_delete_unchanged(fd, *row) for row in expired)
+            removed += sum(delete_unchanged(fd, *row) for row in expired)
     removed += _sweep_fragments(maps, alive)
     _write_counts(maps, counts)
     return Swept(counts.total(), removed)
@@ -142,8 +142,10 @@ def _is_lost(key, value, lost):
 
 def _sweep_fragments(maps, alive):
     fd = maps.fd(maps_.FRAGMENTS)
-    return sum(_delete(fd, [key for key in keys if not alive(
-        layout.U32.unpack_from(key)[0])]) for keys, _ in _batches(fd))
+    return sum(_delete(fd, [key for key in keys if (
+        number := layout.U32.unpack_from(key)[0]
+    ) < layout.FRAGMENTS_OUTSIDE and not alive(number)])
+        for keys, _ in batches(fd))
 
 
 def _write_counts(maps, counts):
@@ -156,7 +158,8 @@ def _write_counts(maps, counts):
         b''.join(map(layout.U64.pack, counts.values())), len(counts))
 
 
-def _batches(fd):
+def batches(fd):
+    """The rows of a hash map, as (keys, values) many at a time."""
     # NOTE: the cookie is the number of a hash bucket, so deleting what was
     # read does not disturb the way on.
     cookie = None
@@ -167,7 +170,8 @@ def _batches(fd):
             return
 
 
-def _delete_unchanged(fd, key, value):
+def delete_unchanged(fd, key, value):
+    """Delete a row if it still has a value; whether it was deleted."""
     # NOTE: its ports may have been used again since it was read. What remains
     # is the moment between these two calls.
     return libbpf.map_lookup(fd, key) == bytes(value) and libbpf.map_delete(

@@ -33,9 +33,12 @@ from kuryr_cilium.datapath.bpf import limits
 from kuryr_cilium.datapath.bpf import links
 from kuryr_cilium.datapath.bpf import loader
 from kuryr_cilium.datapath.bpf import maps
+from kuryr_cilium.datapath.bpf import outside
 from kuryr_cilium.datapath.bpf import plan
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.datapath.bpf import services
+from kuryr_cilium.datapath.bpf import sockets
+from kuryr_cilium.datapath.bpf import uplinks
 from kuryr_cilium.datapath.bpf import writer
 from kuryr_cilium.datapath import driver
 from kuryr_cilium import exceptions
@@ -80,9 +83,11 @@ class BPFDriver(driver.Driver):
         self._view: Optional[model.View] = None
         self._planner: Optional[plan.Planner] = None
         self._loaded: Optional[loader.Loaded] = None
+        self._sockets: Optional[sockets.Sockets] = None
         self._collector: Optional[threading.Thread] = None
 
-    def start(self, node_addresses: Iterable[str]) -> None:
+    def start(self, node_addresses: Iterable[str],
+              node_ips: Iterable[str] = ()) -> None:
         loader.check_kernel()
         path = loader.object_path(self._conf.object_file,
                                   self._conf.cache_dir, self._conf.clang)
@@ -92,8 +97,7 @@ class BPFDriver(driver.Driver):
         self._loaded = loaded
         self._links = links.Links(
             os.path.join(self._conf.pin_dir, 'links'), self._loaded.programs)
-        self._nodes = frozenset(filter(_is_node_address, filter(
-            None, map(rows.canonical, node_addresses))))
+        self._nodes = _of_node(node_addresses)
         capacity = libbpf.map_info(
             self._maps.fd(maps.CONNECTIONS)).max_entries
         self._capacity = capacity
@@ -108,6 +112,20 @@ class BPFDriver(driver.Driver):
             self._services_conf.replace_kube_proxy)
         self._names.service = self._services.name
         self._links.update()
+        self._addresses = outside.Addresses(self._maps)
+        self._addresses.set_nodes(self._nodes)
+        self._uplinks = uplinks.Uplinks(
+            self._services_conf, self._conf.pin_dir, self._loaded.programs,
+            self._addresses, tuple(node_ips))
+        self._uplinks.refresh()
+        self._sockets = sockets.Sockets(
+            self._maps, os.path.join(self._conf.pin_dir, 'sockets'),
+            self._loaded.programs)
+        if (self._services_conf.enabled
+                and self._services_conf.replace_kube_proxy):
+            self._sockets.serve(self._services_conf.cgroup_dir)
+        else:
+            self._sockets.leave()
         self._collector = threading.Thread(
             target=self._collect, name='kc-collector', daemon=True)
         self._collector.start()
@@ -291,6 +309,7 @@ class BPFDriver(driver.Driver):
 
     def sweep(self) -> None:
         if self._view is not None:
+            self._addresses.purge()
             with self._writer.lock:
                 for vif_id in self._links.known() - self._locals.keys():
                     LOG.warning('Links of %s belong to no interface: removed',
@@ -306,6 +325,8 @@ class BPFDriver(driver.Driver):
                 LOG.warning('%d rows of maps belonged to nothing: removed',
                             found)
         self._sweep_connections()
+        self._addresses.set_nodes(_of_node(netlink.addresses()))
+        self._uplinks.refresh()
 
     def stop(self) -> None:
         self._stopped.set()
@@ -317,6 +338,8 @@ class BPFDriver(driver.Driver):
                 self._maps.close()
                 self._loaded.close()
                 self._loaded = None
+        if self._sockets is not None:
+            self._sockets.close()
 
     def _rulesets(self):
         """The rulesets in force by their numbers."""
@@ -333,6 +356,7 @@ class BPFDriver(driver.Driver):
             attachment.mac, attachment.addresses, network,
             attachment.gateway_macs, active)
         self._names.add_endpoint(number, attachment.uid)
+        self._addresses.set_pod(attachment.vif_id, attachment.addresses)
 
     def _network(self, network_id):
         """This process's number of a network."""
@@ -345,6 +369,7 @@ class BPFDriver(driver.Driver):
     def _forget(self, vif_id):
         """Leave an interface to the next plan, which deletes its rows."""
         self._attachments.pop(vif_id, None)
+        self._addresses.set_pod(vif_id, ())
         local = self._locals.pop(vif_id, None)
         if local is not None:
             self._forget_devices(links.Devices(local.kc, local.kq))
@@ -432,8 +457,11 @@ class BPFDriver(driver.Driver):
         # its endpoint's row: one that has no row now is gone for good.
         alive = functools.cache(
             lambda number: self._maps.endpoint(number) is not None)
-        swept = conntrack.sweep(self._maps, alive, self._busy,
-                                self._services.lost())
+        lost = self._services.lost()
+        swept = conntrack.sweep(self._maps, alive, self._busy, lost)
+        outside.sweep(self._maps, lost)
+        if lost is not None:
+            self._sockets.sweep(lost)
         self._busy = swept.live > self._capacity * conntrack.BUSY
 
 
@@ -451,6 +479,12 @@ def _check(attachment):
                 raise ValueError('%s is no canonical address' % address)
     except ValueError as error:
         raise exceptions.VIFNotSupported(vif=attachment.vif_id, reason=error)
+
+
+def _of_node(addresses):
+    """Those by which others may reach the node."""
+    return frozenset(filter(_is_node_address, filter(
+        None, map(rows.canonical, addresses))))
 
 
 def _is_node_address(text):

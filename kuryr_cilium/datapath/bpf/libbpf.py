@@ -17,6 +17,7 @@ kernel refuses is an OSError with its errno. Interface indices are those of
 the calling thread's network namespace.
 """
 
+import contextlib
 import errno
 import os
 from typing import Callable
@@ -38,6 +39,7 @@ ANY = 0
 NOEXIST = 1
 
 _F_BEFORE = 1 << 3
+_LINK_TYPE_CGROUP = 3
 _LINK_TYPE_TCX = 11
 _PERCPU_TYPES = (5, 6, 10)
 _BATCH = 4096
@@ -59,6 +61,14 @@ class LinkInfo(NamedTuple):
     """What the kernel knows of a tcx link; ifindex 0: its device is gone."""
 
     ifindex: int
+    attach_type: int
+    program: int
+
+
+class CgroupLinkInfo(NamedTuple):
+    """What the kernel knows of a cgroup link; cgroup 0: it is gone."""
+
+    cgroup: int
     attach_type: int
     program: int
 
@@ -97,6 +107,29 @@ def obj_get(path: str) -> int:
 def obj_pin(fd: int, path: str) -> None:
     """Pin a map, program or link; the path must not exist."""
     _check(_lib.bpf_obj_pin(fd, os.fsencode(path)), path)
+
+
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """A file descriptor that is closed in the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def pinned(path: str) -> Iterator[Optional[int]]:
+    """What is pinned at a path; None if nothing is."""
+    try:
+        fd = obj_get(path)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        yield None
+        return
+    with closing(fd):
+        yield fd
 
 
 # Maps
@@ -239,6 +272,16 @@ def link_create(program: int, ifindex: int, attach_type: int) -> int:
     return _check(_lib.bpf_link_create(program, ifindex, attach_type, opts))
 
 
+def link_create_cgroup(program: int, cgroup: int, attach_type: int) -> int:
+    """Attach a program to a cgroup, beside those that are there.
+
+    :param cgroup: file descriptor of its folder.
+    :returns: as link_create.
+    """
+    return _check(_lib.bpf_link_create(program, cgroup, attach_type,
+                                       ffi.NULL))
+
+
 def link_update(link: int, program: int) -> None:
     """Replace a link's program at once, without a gap."""
     _check(_lib.bpf_link_update(link, program, ffi.NULL))
@@ -258,6 +301,17 @@ def link_info(link: int) -> LinkInfo:
     if info.type != _LINK_TYPE_TCX:
         raise OSError(errno.EINVAL, 'not a tcx link')
     return LinkInfo(info.ifindex, info.attach_type, info.prog_id)
+
+
+def cgroup_link_info(link: int) -> CgroupLinkInfo:
+    """Describe a cgroup link; the cgroup's number is its folder's inode.
+
+    :raises: OSError: EINVAL if it is a link of another kind.
+    """
+    info = _info(link, 'struct kc_cgroup_link_info *')
+    if info.type != _LINK_TYPE_CGROUP:
+        raise OSError(errno.EINVAL, 'not a cgroup link')
+    return CgroupLinkInfo(info.cgroup_id, info.attach_type, info.prog_id)
 
 
 def program_id(program: int) -> int:

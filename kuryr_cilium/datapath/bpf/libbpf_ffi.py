@@ -44,6 +44,11 @@ struct kc_prog_info {
 struct kc_link_info {
     uint32_t type, id, prog_id, pad, ifindex, attach_type;
 };
+struct kc_cgroup_link_info {
+    uint32_t type, id, prog_id, pad;
+    uint64_t cgroup_id;
+    uint32_t attach_type;
+};
 struct bpf_link_create_opts {
     size_t sz;
     uint32_t flags, iter_info_len;

@@ -18,10 +18,9 @@ and is only in the way.
 """
 
 import contextlib
-import errno
 import os
 import socket
-from typing import Iterator, Mapping, NamedTuple
+from typing import Mapping, NamedTuple
 
 from oslo_log import log as logging
 
@@ -63,30 +62,36 @@ class Links:
 
     :param folder: in a BPF file system.
     :param programs: file descriptors by name.
+    :param hooks: of an interface, by the fields of kind.
+    :param kind: what the devices of an interface are given as.
     """
 
-    def __init__(self, folder: str, programs: Mapping[str, int]):
+    def __init__(self, folder: str, programs: Mapping[str, int],
+                 hooks: tuple[Hook, ...] = HOOKS,
+                 kind: type[NamedTuple] = Devices):
         self._folder = folder
         self._programs = programs
+        self._hooks = hooks
+        self._kind = kind
         os.makedirs(folder, mode=0o700, exist_ok=True)
 
     def known(self) -> set[str]:
         """VIF ids that have a folder of links, whole or not."""
         return set(os.listdir(self._folder))
 
-    def attach(self, vif_id: str, found: Devices) -> None:
+    def attach(self, vif_id: str, found: NamedTuple) -> None:
         """Have both devices judged, before any other program on them.
 
         :raises: exceptions.DatapathError
         """
         os.makedirs(self._path(vif_id), mode=0o700, exist_ok=True)
-        for hook in HOOKS:
+        for hook in self._hooks:
             path = self._path(vif_id, hook)
             index = getattr(found, hook.device)
             if self._take_over(path, hook, index):
                 continue
             try:
-                with _closing(libbpf.link_create(
+                with libbpf.closing(libbpf.link_create(
                         self._programs[hook.program], index,
                         hook.attach_type)) as link:
                     libbpf.obj_pin(link, path)
@@ -95,25 +100,25 @@ class Links:
                     reason=f'{hook.program} could not be attached to '
                            f'interface {index}: {error.strerror}')
 
-    def whole(self, vif_id: str, found: Devices) -> bool:
+    def whole(self, vif_id: str, found: NamedTuple) -> bool:
         """Whether all hooks of these very devices are taken."""
         return all(index and self._device(path) == index
                    for path, index in (
                        (self._path(vif_id, hook), getattr(found, hook.device))
-                       for hook in HOOKS))
+                       for hook in self._hooks))
 
-    def devices(self, vif_id: str) -> Devices:
+    def devices(self, vif_id: str) -> NamedTuple:
         """The devices that an interface's links are on."""
         by_device = {hook.device: self._device(self._path(vif_id, hook))
-                     for hook in HOOKS}
-        return Devices(**by_device)
+                     for hook in self._hooks}
+        return self._kind(**by_device)
 
     def update(self) -> None:
         """Give all links the present programs, each without a gap."""
         for vif_id in self.known():
-            for hook in HOOKS:
+            for hook in self._hooks:
                 path = self._path(vif_id, hook)
-                with self._open(path) as link:
+                with libbpf.pinned(path) as link:
                     if link is None or not libbpf.link_info(link).ifindex:
                         continue
                     try:
@@ -125,9 +130,9 @@ class Links:
 
     def detach(self, vif_id: str) -> None:
         """Remove the links; what their devices carry is judged no more."""
-        for hook in HOOKS:
+        for hook in self._hooks:
             path = self._path(vif_id, hook)
-            with self._open(path) as link:
+            with libbpf.pinned(path) as link:
                 if link is not None:
                     os.unlink(path)
         with contextlib.suppress(FileNotFoundError):
@@ -135,7 +140,7 @@ class Links:
 
     def _take_over(self, path, hook, index):
         """Use the link of an earlier attempt if it is on this device."""
-        with self._open(path) as link:
+        with libbpf.pinned(path) as link:
             if link is None:
                 return False
             if libbpf.link_info(link).ifindex == index:
@@ -145,33 +150,13 @@ class Links:
         return False
 
     def _device(self, path):
-        with self._open(path) as link:
+        with libbpf.pinned(path) as link:
             return 0 if link is None else libbpf.link_info(link).ifindex
-
-    @contextlib.contextmanager
-    def _open(self, path) -> Iterator[int | None]:
-        try:
-            link = libbpf.obj_get(path)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            yield None
-            return
-        with _closing(link):
-            yield link
 
     def _path(self, vif_id, hook=None):
         # NOTE: a BPF file system has no dots in its names.
         path = os.path.join(self._folder, vif_id.replace('.', '_'))
         return path if hook is None else os.path.join(path, hook.program)
-
-
-@contextlib.contextmanager
-def _closing(fd):
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _index(name):

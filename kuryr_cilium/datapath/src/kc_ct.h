@@ -171,10 +171,14 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 	}
 	/* An entry that is about to be swept is not written to. */
 	e->action = ct && !half ? KC_DO_REOPEN : KC_DO_OPEN;
-	/* What services keep of a flow opens nothing to others. */
-	if (ct && (ct->flags & (KC_CT_ALIAS | KC_CT_HAIRPIN) ||
-		   kc_ct_expired(ct, p->proto, now)))
+	if (ct && kc_ct_expired(ct, p->proto, now))
 		ct = NULL;
+	/* What services keep of a flow is nobody's who claims their address. */
+	if (ct && ct->flags & (KC_CT_ALIAS | KC_CT_HAIRPIN)) {
+		if (e->direction == KC_INGRESS && !(e->ct_flags & KC_CT_OWN))
+			return KC_DROP_SERVICE_TUPLE;
+		ct = NULL;
+	}
 	/*
 	 * A hit does not excuse an opening packet, unless it repeats the one
 	 * by which the connection was opened: else a pod that may not send to

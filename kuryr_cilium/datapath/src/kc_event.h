@@ -26,8 +26,8 @@ static __always_inline bool kc_event_allowed(__u32 endpoint, bool drop,
 }
 
 /*
- * The number of the service that the pod of an end asks, or is answered by; 0
- * for none. A packet that needed no service to be looked for has only its
+ * The number of the service that the pod of an end (of an uplink: the client)
+ * asks, or is answered by; 0 for none. A packet that needed no service to be looked for has only its
  * address.
  */
 static __always_inline __u32 kc_event_service(struct kc_call *c, bool far)
@@ -37,12 +37,12 @@ static __always_inline __u32 kc_event_service(struct kc_call *c, bool far)
 	const struct kc_nat *asked;
 	const struct kc_svc *svc;
 
-	if (e->direction == KC_EGRESS && c->service.service)
+	if ((e->direction == KC_EGRESS || !e->number) && c->service.service)
 		return c->service.service;
 	asked = e->direction == KC_EGRESS ? &c->service : &c->source;
 	if (!asked->set)
 		return 0;
-	svc = kc_svc_of(c, asked->addr, asked->port,
+	svc = kc_svc_of(&c->svc, asked->addr, asked->port,
 			p->flags & KC_PACKET_ERROR ? c->quoted.proto :
 						     p->proto);
 	return svc ? svc->number : 0;

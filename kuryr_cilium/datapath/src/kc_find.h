@@ -9,36 +9,40 @@
 #define KC_PROTO_NODE 255
 
 static __always_inline const struct kc_svc *
-kc_svc_find(struct kc_call *c, __be16 port, __u8 proto)
+kc_svc_find(struct kc_svc_key *key, __be16 port, __u8 proto)
 {
-	c->svc.port = port;
-	c->svc.proto = proto;
-	return bpf_map_lookup_elem(&kc_svc_v1, &c->svc);
+	key->port = port;
+	key->proto = proto;
+	return bpf_map_lookup_elem(&kc_svc_v1, key);
 }
 
-/* The service of an address that is asked; NULL: none. */
+/*
+ * The service of an address that a pod, or the node, asks; NULL: none. The key
+ * is for use here.
+ */
 static __always_inline const struct kc_svc *
-kc_svc_of(struct kc_call *c, const __u8 *addr, __be16 dport, __u8 proto)
+kc_svc_of(struct kc_svc_key *key, const __u8 *addr, __be16 dport, __u8 proto)
 {
 	__u32 range = kc_meta(KC_META_NODE_PORTS);
 	__u16 port = bpf_ntohs(dport);
 	const struct kc_svc *svc;
 
-	kc_copy16(c->svc.addr, addr);
-	svc = kc_svc_find(c, dport, proto);
+	key->scope = KC_SCOPE_INSIDE;
+	kc_copy16(key->addr, addr);
+	svc = kc_svc_find(key, dport, proto);
 	if (svc)
 		return svc;
 	if (port >= range >> 16 && port <= (range & 0xffff) &&
-	    kc_svc_find(c, 0, KC_PROTO_NODE)) {
-		__builtin_memset(c->svc.addr, 0, 16);
+	    kc_svc_find(key, 0, KC_PROTO_NODE)) {
+		__builtin_memset(key->addr, 0, 16);
 		if (kc_mapped(addr))
-			kc_map4(c->svc.addr, 0);
-		svc = kc_svc_find(c, dport, proto);
+			kc_map4(key->addr, 0);
+		svc = kc_svc_find(key, dport, proto);
 		if (svc)
 			return svc;
-		kc_copy16(c->svc.addr, addr);
+		kc_copy16(key->addr, addr);
 	}
-	return kc_svc_find(c, 0, 0);
+	return kc_svc_find(key, 0, 0);
 }
 
 #endif

@@ -77,6 +77,9 @@ enum kc_reason {
 	KC_DROP_INTERNAL = 26,		/* a helper of the kernel failed */
 	KC_DROP_NO_BACKEND = 27,	/* the service has none that is ready */
 	KC_DROP_SERVICE_TUPLE = 28,	/* it would be taken for another flow */
+	KC_DROP_SOURCE_RANGE = 29,	/* the service is not for this client */
+	KC_DROP_NO_LOCAL_BACKEND = 30,	/* and it is for local ones only */
+	KC_DROP_SOURCE_PORTS = 31,	/* no address or port to send it from */
 	KC_REASONS = 64,
 };
 
@@ -92,6 +95,7 @@ enum kc_meta_index {
 	KC_META_EVENT_RATE = 7,	/* a second, CPU and endpoint; 0: default */
 	KC_META_NEXT_BACKENDS = 8,
 	KC_META_NODE_PORTS = 9,	/* first << 16 | last; 0: none */
+	KC_META_HOST_NETNS = 10,	/* cookie; 0: none is served */
 	KC_META_MAX = 16,
 };
 
@@ -226,8 +230,8 @@ _Static_assert(sizeof(struct kc_ct_key) == 28,
 
 /* Who asks. */
 enum kc_scope {
-	KC_SCOPE_INSIDE,	/* a pod, or the node itself */
-	KC_SCOPE_OUTSIDE,	/* what comes in on an uplink */
+	KC_SCOPE_INSIDE = 0,	/* a pod, or the node itself */
+	KC_SCOPE_OUTSIDE = 1,	/* what comes in on an uplink */
 };
 
 /*
@@ -286,6 +290,89 @@ struct kc_affinity {
 	__u8 addr[16];
 	__be16 port;
 	__u8 mac[6];		/* zero: by way of a router */
+};
+
+/* What an address is on this node. */
+struct kc_here_key {
+	__u8 addr[16];
+};
+
+enum kc_here {
+	KC_HERE_NODE = 1,	/* the node's own */
+	KC_HERE_POD = 2,	/* of a pod of this node */
+};
+
+/* By which the node sends to backends elsewhere; of IPv4, of IPv6. */
+struct kc_exit {
+	__u8 addr[16];		/* zero: it has none of this family */
+	__u16 first;		/* ports, to the last one */
+	__u16 last;
+	__u32 pad;
+};
+
+enum kc_out_kind {
+	KC_OUT_TO = 0,		/* at ingress, in place of the destination */
+	KC_OUT_FROM = 1,	/* at egress, in place of the source */
+};
+
+/* A packet on an uplink. */
+struct kc_out_key {
+	__u8 kind;		/* enum kc_out_kind */
+	__u8 proto;
+	__be16 sport;
+	__be16 dport;
+	__u16 zero;
+	__u8 saddr[16];
+	__u8 daddr[16];
+};
+
+enum kc_out_flag {
+	KC_OUT_FLOW = 1 << 0,	/* the flow itself */
+	KC_OUT_ANSWER = 1 << 1,	/* a way of what the backend sends */
+	KC_OUT_REPLIED = 1 << 2,
+	KC_OUT_CLOSING = 1 << 3,	/* RST, or FIN both ways */
+	KC_OUT_FIN_CLIENT = 1 << 4,
+	KC_OUT_FIN_BACKEND = 1 << 5,
+};
+
+/*
+ * A flow from outside to a service is one entry for what the client sends
+ * where it comes in, which tells all that is known of the flow, and one for
+ * each further way of its packets, which counts only with it.
+ */
+struct kc_out {
+	__u64 last;		/* ns of the monotonic clock, to 100 ms */
+	__u8 addr[16];		/* what takes the place */
+	__be16 port;
+	__u16 flags;		/* enum kc_out_flag */
+	__u32 service;		/* kc_svc.number */
+	__u8 other[16];		/* flow: what the backend knows the client */
+	__be16 other_port;	/* by; 0: by its own. Way: the service. */
+	__u16 pad[3];
+};
+
+_Static_assert(sizeof(struct kc_out_key) == 40, "no holes in a key");
+_Static_assert(sizeof(struct kc_out) == 56, "nor in its value");
+
+enum kc_sock_way {
+	KC_SOCK_FROM = 0,	/* from a backend to what was asked */
+	KC_SOCK_TO = 1,		/* from a service to the backend of datagrams */
+};
+
+/* What a socket of the host asked, and was led to. */
+struct kc_sock_key {
+	__u64 cookie;		/* of the socket */
+	__u8 addr[16];
+	__be16 port;
+	__u8 proto;
+	__u8 way;		/* enum kc_sock_way */
+	__u8 pad[4];
+};
+
+struct kc_sock {
+	__u8 addr[16] __attribute__((aligned(8)));
+	__be16 port;
+	__u8 pad[6];
 };
 
 /* A datagram in fragments, by what the receiver puts it together by. */
@@ -375,6 +462,13 @@ KC_MAP(kc_source_v1, BPF_MAP_TYPE_LPM_TRIE, struct kc_source_key, __u32,
        65536, BPF_F_NO_PREALLOC);
 KC_MAP(kc_affinity_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_affinity_key,
        struct kc_affinity, 65536, 0);
+KC_MAP(kc_here_v1, BPF_MAP_TYPE_HASH, struct kc_here_key, __u32, 65536,
+       BPF_F_NO_PREALLOC);
+KC_MAP(kc_exit_v1, BPF_MAP_TYPE_ARRAY, __u32, struct kc_exit, 2, 0);
+KC_MAP(kc_out_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_out_key, struct kc_out,
+       262144, 0);
+KC_MAP(kc_sock_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_sock_key, struct kc_sock,
+       65536, 0);
 KC_MAP(kc_drops_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, KC_REASONS, 0);
 KC_MAP(kc_rate_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct kc_rate, KC_RATES,
        0);
@@ -397,6 +491,10 @@ struct kc_types {
 	enum kc_echo echo;
 	enum kc_scope scope;
 	enum kc_ct_flag ct_flag;
+	enum kc_here here;
+	enum kc_out_kind out_kind;
+	enum kc_out_flag out_flag;
+	enum kc_sock_way sock_way;
 };
 
 #endif

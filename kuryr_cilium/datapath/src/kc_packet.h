@@ -116,6 +116,10 @@ struct kc_call {
 	struct kc_svc_key svc;
 	struct kc_affinity_key client;
 	struct kc_affinity affinity;
+	struct kc_out_key out __attribute__((aligned(8)));
+	struct kc_out_key way __attribute__((aligned(8)));
+	struct kc_out_key flow __attribute__((aligned(8)));
+	struct kc_out out_entry;
 	__u64 peers[KC_WORDS];	/* rows that kc_policy() looked up */
 	__u64 ports[KC_WORDS];
 	__u32 option;		/* offset in options */

@@ -18,12 +18,14 @@
 #define KC_TRIES 4
 
 /* Whether a connection to a backend is one of this flow, or there is none. */
-static __always_inline bool kc_svc_free(struct kc_call *c, struct kc_ct_key *k,
+static __always_inline bool kc_svc_free(struct __sk_buff *skb,
+					struct kc_call *c, struct kc_ct_key *k,
 					__u64 now)
 {
 	struct kc_ct *ct;
 	bool half;
 
+	(void)skb;
 	k->rport = c->backend.port;
 	kc_copy16(k->raddr, c->backend.addr);
 	ct = kc_ct_find(k, &half);
@@ -41,11 +43,18 @@ static __always_inline const struct kc_backend *kc_svc_self(bool v6)
 	return bpf_map_lookup_elem(&kc_backend_v1, &key);
 }
 
-/* Fill c->backend. Returns 0 or the reason to drop. */
-static __always_inline int kc_svc_choose(struct kc_call *c,
-					 const struct kc_svc *svc,
-					 const struct kc_endpoint *ep,
-					 struct kc_ct_key *k, __u64 now)
+/*
+ * Fill c->backend. Returns 0 or the reason to drop.
+ *
+ * network: in which the MAC addresses of backends are of use.
+ * usable: whether this flow can go to c->backend.
+ */
+static __always_inline int
+kc_svc_choose(struct __sk_buff *skb, struct kc_call *c,
+	      const struct kc_svc *svc, __u32 network,
+	      bool (*usable)(struct __sk_buff *skb, struct kc_call *c,
+			     struct kc_ct_key *k, __u64 now),
+	      struct kc_ct_key *k, __u64 now)
 {
 	__u32 count = svc->count, affinity = svc->affinity, first, i;
 	struct kc_backend_key key = { .backends = svc->backends };
@@ -62,8 +71,7 @@ static __always_inline int kc_svc_choose(struct kc_call *c,
 			c->backend.port = known->port;
 			kc_copy16(c->backend.addr, known->addr);
 			__builtin_memcpy(c->backend.mac, known->mac, 6);
-			return kc_svc_free(c, k, now) ? 0 :
-			       KC_DROP_SERVICE_TUPLE;
+			return usable(skb, c, k, now) ? 0 : KC_DROP_SERVICE_TUPLE;
 		}
 	}
 	first = bpf_get_prandom_u32();
@@ -74,11 +82,11 @@ static __always_inline int kc_svc_choose(struct kc_call *c,
 			return KC_DROP_TABLES;
 		c->backend.port = b->port;
 		kc_copy16(c->backend.addr, b->addr);
-		if (b->network == ep->network)
+		if (b->network == network)
 			__builtin_memcpy(c->backend.mac, b->mac, 6);
 		else
 			__builtin_memset(c->backend.mac, 0, 6);
-		if (kc_svc_free(c, k, now))
+		if (usable(skb, c, k, now))
 			break;
 	}
 	if (i == KC_TRIES)
@@ -229,7 +237,7 @@ __noinline int kc_service(struct __sk_buff *skb)
 				goto found;
 		}
 	}
-	svc = kc_svc_of(c, p->daddr, p->dport, p->proto);
+	svc = kc_svc_of(&c->svc, p->daddr, p->dport, p->proto);
 	if (!svc)
 		return 0;
 	c->service.service = svc->number;
@@ -241,7 +249,7 @@ __noinline int kc_service(struct __sk_buff *skb)
 	ep = bpf_map_lookup_elem(&kc_endpoint_v1, &number);
 	if (!ep)
 		return KC_DROP_NO_ENDPOINT;
-	reason = kc_svc_choose(c, svc, ep, &k, now);
+	reason = kc_svc_choose(skb, c, svc, ep->network, kc_svc_free, &k, now);
 	if (reason)
 		return reason;
 	if (kc_owned(ep, c->backend.addr) >= 0)

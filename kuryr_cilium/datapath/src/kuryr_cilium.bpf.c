@@ -6,10 +6,19 @@
  *   to_pod     ingress of kq, our end of the link into the switch
  *   from_host  egress of kc: what the host's own stack routes to the pod
  *
- * Whatever is not understood is dropped, counted and told of.
+ * Whatever is not understood there is dropped, counted and told of. What comes
+ * from outside to services is led to them on the node's uplinks, and whatever
+ * is not of a service passes there as it is:
+ *
+ *   from_uplink  ingress
+ *   to_uplink    egress
+ *
+ * What sockets of the node itself ask of services is led at its cgroups.
  */
 #include "kc_hop.h"
 #include "kc_reject.h"
+#include "kc_out.h"
+#include "kc_sock.h"
 
 /* Passing is leaving it to who comes next: an operator's own program. */
 #define KC_PASS TC_ACT_UNSPEC
@@ -178,6 +187,104 @@ int from_host(struct __sk_buff *skb)
 	return KC_PASS;
 drop:
 	return kc_drop(skb, false, reason);
+}
+
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	struct kc_call *c = kc_this_call();
+	int reason, dropped;
+
+	/* What the wire carries for other machines is not ours. */
+	if (skb->pkt_type != KC_TYPE_HOST)
+		return KC_PASS;
+	if (!c || !kc_out_begin(skb, c, KC_INGRESS))
+		return KC_PASS;
+	if (c->packet.flags & KC_PACKET_ERROR) {
+		reason = kc_out_error(skb, false);
+	} else {
+		reason = kc_out_enter(skb);
+		if (!reason && c->backend.set)
+			reason = kc_out_replace(skb, c, false);
+	}
+	if (!reason)
+		return KC_PASS;
+	dropped = kc_drop(skb, false, reason);
+	if (reason != KC_DROP_NO_BACKEND || kc_refuse(skb))
+		return dropped;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+SEC("tc")
+int to_uplink(struct __sk_buff *skb)
+{
+	struct kc_call *c = kc_this_call();
+	int reason;
+
+	if (!c || !kc_out_begin(skb, c, KC_EGRESS))
+		return KC_PASS;
+	if (c->packet.flags & KC_PACKET_ERROR) {
+		reason = kc_out_error(skb, true);
+	} else {
+		reason = kc_out_exit(skb);
+		if (!reason && c->source.set)
+			reason = kc_out_replace(skb, c, true);
+	}
+	return reason ? kc_drop(skb, false, reason) : KC_PASS;
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, false, false));
+}
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, true, false));
+}
+
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, false, true));
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_answer(kc_sock_lead(ctx, true, true));
+}
+
+SEC("cgroup/recvmsg4")
+int recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, false);
+}
+
+SEC("cgroup/recvmsg6")
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, true);
+}
+
+SEC("cgroup/getpeername4")
+int getpeername4(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, false);
+}
+
+SEC("cgroup/getpeername6")
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	return kc_sock_back(ctx, true);
+}
+
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *sk)
+{
+	return kc_sock_forget(sk);
 }
 
 /* What benchmarks compare with. */

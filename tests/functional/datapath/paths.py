@@ -33,8 +33,48 @@ class PathCase(base.TestCase):
         self.scene = self.useFixture(scene.Scene())
         self.a, self.b = self.scene.pods
         self.stranger = self.scene.stranger
+        self.prepare()
         self.driver = self.scene.driver()
         self.scene.attach(self.driver, self.a, self.b)
+
+    def prepare(self):
+        """What there is on the node before its driver starts."""
+
+    def in_node(self, *command):
+        return scene.run('nsenter', '--net=' + self.scene.node.path,
+                         *command)
+
+    def mac_of(self, device):
+        return self.in_node('ip', '-o', 'link', 'show', device).split(
+            'link/ether ')[1].split()[0]
+
+    def join(self):
+        """Connect the node and its pods, as agent/pod.py does."""
+        for pod in self.scene.pods:
+            kc_mac = self.mac_of(pod.kc)
+            for version in FAMILIES:
+                node = self.scene.node.address(version)
+                self.in_node('ip', 'neigh', 'replace', pod.address(version),
+                             'lladdr', pod.mac, 'dev', pod.kc, 'nud',
+                             'permanent')
+                self.in_node('ip', 'route', 'replace', pod.address(version),
+                             'dev', pod.kc, 'src', node)
+                self.scene._ip(pod, 'neigh', 'replace', node, 'lladdr',
+                               kc_mac, 'dev', 'eth0', 'nud', 'permanent')
+                self.scene._ip(pod, 'route', 'replace', node, 'dev', 'eth0')
+
+    def forward(self):
+        """Let the node forward, and pods answer by a gateway."""
+        for version, gateway, setting in (
+                (4, '10.50.0.254', 'net.ipv4.ip_forward'),
+                (6, 'fd50::fffe', 'net.ipv6.conf.all.forwarding')):
+            self.in_node('sysctl', '-qw', setting + '=1')
+            for pod in self.scene.pods:
+                self.scene._ip(pod, 'neigh', 'replace', gateway, 'lladdr',
+                               '02:00:00:00:00:fe', 'dev', 'eth0', 'nud',
+                               'permanent')
+                self.scene._ip(pod, '-%d' % version, 'route', 'replace',
+                               'default', 'via', gateway)
 
     def apply(self, fastpath=False, **rules):
         """Have pods judged: a_in, a_out, b_in, b_out; all else is allowed."""

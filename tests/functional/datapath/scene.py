@@ -120,6 +120,13 @@ class Scene(fixtures.Fixture):
         cache = self.useFixture(fixtures.TempDir()).path
         self.conf = make_conf(os.path.join(self.bpffs, 'kc'), cache)
 
+    def options(self, **options):
+        """Set options of the group [services]."""
+        for name, value in options.items():
+            self.conf.set_override(name, value, 'services')
+            # NOTE: the group is shared by all that register it.
+            self.addCleanup(self.conf.clear_override, name, 'services')
+
     def plug(self, pod):
         """Make a pod's links; those on the node stay down."""
         self._ip(self.node, 'link', 'add', pod.kc, 'type', 'veth', 'peer',
@@ -142,7 +149,8 @@ class Scene(fixtures.Fixture):
         """A started driver, as the agent of the node has one."""
         made = bpf.BPFDriver(self.conf)
         self.addCleanup(made.stop)
-        self.node.run(made.start, (self.node.v4, self.node.v6))
+        addresses = self.node.v4, self.node.v6
+        self.node.run(made.start, addresses, addresses)
         return made
 
     def attach(self, made, *pods):

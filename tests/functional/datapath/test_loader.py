@@ -21,6 +21,7 @@ import tempfile
 
 import fixtures
 
+from kuryr_cilium.datapath.bpf import cgroups
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import loader
@@ -78,8 +79,9 @@ class TestLoad(LoaderCase):
         again = self.load()
         self.assertEqual(value, libbpf.map_lookup(again.maps['kc_if_v1'],
                                                   key))
-        self.assertEqual({'from_pod', 'to_pod', 'from_host', 'noop'},
-                         set(again.programs))
+        self.assertEqual(
+            {'from_pod', 'to_pod', 'from_host', 'noop', *cgroups.HOOKS},
+            set(again.programs))
         # Maps without a version are not pinned.
         self.assertEqual({name for name in again.maps
                           if name.endswith('_v%d' % layout.VERSION)},

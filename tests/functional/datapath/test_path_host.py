@@ -32,29 +32,10 @@ class TestNode(paths.PathCase):
         for family, address in (('-4', self.scene.node.v4),
                                 ('-6', self.scene.node.v6)):
             self.in_node('ip', family, 'addr', 'add', address, 'dev', 'lo')
-        for pod in self.scene.pods:
-            kc_mac = self.mac_of(pod.kc)
-            for version in FAMILIES:
-                node = self.scene.node.address(version)
-                self.in_node('ip', 'neigh', 'replace', pod.address(version),
-                             'lladdr', pod.mac, 'dev', pod.kc, 'nud',
-                             'permanent')
-                self.in_node('ip', 'route', 'replace', pod.address(version),
-                             'dev', pod.kc, 'src', node)
-                self.scene._ip(pod, 'neigh', 'replace', node, 'lladdr',
-                               kc_mac, 'dev', 'eth0', 'nud', 'permanent')
-                self.scene._ip(pod, 'route', 'replace', node, 'dev', 'eth0')
+        self.join()
         self.isolated = {
             'a_in': paths.nothing(model.Direction.INGRESS),
             'a_out': paths.nothing(model.Direction.EGRESS)}
-
-    def in_node(self, *command):
-        return scene.run('nsenter', '--net=' + self.scene.node.path,
-                         *command)
-
-    def mac_of(self, device):
-        return self.in_node('ip', '-o', 'link', 'show', device).split(
-            'link/ether ')[1].split()[0]
 
     def test_probes_of_an_isolated_pod_without_a_switch(self):
         self.apply(**self.isolated)
@@ -121,19 +102,10 @@ class TestNode(paths.PathCase):
                            'eth0', *(['nodad'] if ':' in gateway else []))
         self.in_node('ip', 'link', 'set', 'c0', 'up')
         self.scene._ip(self.client, 'link', 'set', 'eth0', 'up')
-        # The pod answers its gateway, as if there were one.
-        for version, gateway in ((4, '10.50.0.254'), (6, 'fd50::fffe')):
-            self.scene._ip(self.a, 'neigh', 'add', gateway, 'lladdr',
-                           '02:00:00:00:00:fe', 'dev', 'eth0', 'nud',
-                           'permanent')
-            self.scene._ip(self.a, '-%d' % version, 'route', 'add',
-                           'default', 'via', gateway)
+        self.forward()
         for version, gateway in ((4, '198.51.100.1'), (6, '2001:db8:1::1')):
             self.scene._ip(self.client, 'route', 'add',
                            self.a.address(version), 'via', gateway)
-            self.in_node('sysctl', '-qw', {
-                4: 'net.ipv4.ip_forward',
-                6: 'net.ipv6.conf.all.forwarding'}[version] + '=1')
         for masquerade in (False, True):
             if masquerade:
                 self.masquerade()

@@ -16,6 +16,7 @@ import re
 
 from oslo_log import log as logging
 
+from kuryr_cilium.datapath.bpf import cgroups
 from tests.functional.datapath import flows
 
 LOG = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ LOG = logging.getLogger(__name__)
 STEPS = 100000
 STACK = 512
 
-PROGRAMS = ('from_pod', 'to_pod', 'from_host')
+PROGRAMS = ('from_pod', 'to_pod', 'from_host', 'from_uplink', 'to_uplink',
+            *cgroups.HOOKS)
 
 
 class TestCost(flows.ConnectionCase):

@@ -174,6 +174,24 @@ class TestTranslation(ServiceCase):
         out = self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, ACK))
         self.assertEqual(OTHER[4], out.flow[1])
 
+    def test_nobody_else_answers_for_a_service(self):
+        self.service(VIP[4], 80, p.UDP, [(PEER[4], 53)])
+        self.sent(l4(A.v4, VIP[4], p.UDP, 4000, 80))
+        before = self.entries()
+        self.received(l4(VIP[4], A.v4, p.UDP, 80, 4000), Reason.SERVICE_TUPLE)
+        self.assertEqual(before, self.entries())
+        self.received(l4(VIP[4], A.v4, p.UDP, 80, 4001))
+
+    def test_a_port_that_is_used_again_without_the_service(self):
+        self.service(VIP[4], backends=[(PEER[4], 8080)])
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80))
+        self.received(l4(PEER[4], A.v4, p.TCP, 8080, 4000, SYN_ACK))
+        self.sent(l4(A.v4, PEER[4], p.TCP, 4000, 8080), Reason.SERVICE_TUPLE)
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, p.RST))
+        self.sent(l4(A.v4, PEER[4], p.TCP, 4000, 8080))
+        back = self.received(l4(PEER[4], A.v4, p.TCP, 8080, 4000, SYN_ACK))
+        self.assertEqual((PEER[4], A.v4, 8080, 4000), back.flow)
+
     def test_expired_and_used_again(self):
         self.service(VIP[4], 80, p.UDP, [(PEER[4], 53)])
         self.sent(l4(A.v4, VIP[4], p.UDP, 4000, 80))
@@ -499,13 +517,11 @@ class TestHairpin(ServiceCase):
             mine, self_ = A.address(version), SELF[version]
             self.service(VIP[version], 80, p.UDP, [(mine, 8080)])
             self.sent(l4(mine, VIP[version], p.UDP, 4000, 80))
-            self.bench.endpoint(A, DENY, ALLOW)
-            self.bench.next_epoch()
             # From beyond the switch, under the address of the pod itself.
             self.received(l4(self_, mine, p.UDP, 4000, 8080),
-                          Reason.POLICY_DENY)
+                          Reason.SERVICE_TUPLE)
             self.received(l4(VIP[version], mine, p.UDP, 80, 4000),
-                          Reason.POLICY_DENY)
+                          Reason.SERVICE_TUPLE)
 
 
 class TestRefusal(ServiceCase):

@@ -106,7 +106,7 @@ class Datapath:
         self.sweeps = 0
         self.stopped = threading.Event()
 
-    def start(self, node_addresses):
+    def start(self, node_addresses, node_ips=()):
         self.node_addresses = node_addresses
 
     def stop(self):

@@ -19,6 +19,7 @@ import tempfile
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import loader
 from kuryr_cilium.datapath.bpf import rows
+from kuryr_cilium.datapath.bpf import sockets
 from kuryr_cilium.lb import frontends
 from kuryr_cilium.policy import entities
 from tests import base
@@ -49,6 +50,11 @@ SAMPLES = {
     'kc_source_key': layout.SourceKey(2, 'fd00::/56'),
     'kc_affinity_key': layout.AffinityKey(1, '10.0.0.1'),
     'kc_affinity': layout.Affinity(1, '10.0.0.1', 80, MAC),
+    'kc_exit': layout.Exit('10.0.0.1', 61000, 65535),
+    'kc_out_key': layout.OutKey(1, 6, 80, 4000, '10.0.0.1', 'fd00::1'),
+    'kc_out': layout.Out(1, '10.0.0.1', 80, 3, 4, 'fd00::1', 81),
+    'kc_sock_key': sockets.Key(1, '10.0.0.1', 80, 17, 1),
+    'kc_sock': sockets.Name('10.0.0.1', 80),
     'kc_event': layout.Event(1, 2, 3, 4, 5, '10.0.0.1', '10.0.0.2', 6, 7,
                              0x800, 17, 1, 3, 8),
 }
@@ -70,7 +76,11 @@ ENUMS = {
     'kc_meta_index': (layout.Meta, 'KC_META_', {}),
     'kc_endpoint_flag': (layout.EndpointFlag, 'KC_ENDPOINT_', {}),
     'kc_ct_flag': (layout.CtFlag, 'KC_CT_', {}),
+    'kc_sock_way': (sockets.Way, 'KC_SOCK_', {}),
     'kc_entity': (entities.Entity, 'KC_ENTITY_', {}),
+    'kc_here': (layout.Here, 'KC_HERE_', {}),
+    'kc_out_kind': (layout.OutKind, 'KC_OUT_', {}),
+    'kc_out_flag': (layout.OutFlag, 'KC_OUT_', {}),
 }
 
 #: Sizes, not numbers.

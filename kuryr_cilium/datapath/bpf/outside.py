@@ -1,0 +1,176 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the programs of the uplinks go by: addresses, ports, open flows."""
+
+import struct
+import threading
+import time
+from typing import Callable, Iterable, Optional
+
+from kuryr_cilium.datapath.bpf import conntrack
+from kuryr_cilium.datapath.bpf import layout
+from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.datapath.bpf import maps as maps_
+from kuryr_cilium import exceptions
+
+HERE = 'kc_here'
+EXIT = 'kc_exit'
+FLOWS = 'kc_out'
+
+_UDP = 17
+_WITH_STATE = (6, 132)
+_FLAGS = struct.Struct('=H')
+_FLAGS_AT = 26
+_PROTOCOL_AT = 1
+_FAMILIES = (4, 6)
+
+
+class Addresses:
+    """What is on this node, and by what it sends elsewhere.
+
+    Safe for threads. What an earlier process has left counts until the
+    first :meth:`purge`.
+    """
+
+    def __init__(self, maps: maps_.Maps):
+        self._maps = maps
+        self._lock = threading.Lock()
+        self._nodes: frozenset[str] = frozenset()
+        self._pods: dict[str, frozenset[str]] = {}
+
+    def set_nodes(self, addresses: Iterable[str]) -> None:
+        """Set the node's own addresses."""
+        with self._lock:
+            before, self._nodes = self._nodes, frozenset(addresses)
+            self._bring(before | self._nodes)
+
+    def set_pod(self, name: str, addresses: Iterable[str]) -> None:
+        """Set the addresses of a pod of this node; none: it has gone."""
+        with self._lock:
+            before = self._pods.pop(name, frozenset())
+            now = frozenset(addresses)
+            if now:
+                self._pods[name] = now
+            self._bring(before | now)
+
+    def set_exit(self, addresses: Iterable[str],
+                 ports: tuple[int, int]) -> None:
+        """Set by what the node sends to backends elsewhere.
+
+        :param addresses: the first one of a family counts.
+        :param ports: the first and the last.
+        """
+        found: dict[int, str] = {}
+        for address in addresses:
+            found.setdefault(6 if ':' in address else 4, address)
+        for index, version in enumerate(_FAMILIES):
+            libbpf.map_update(
+                self._maps.fd(EXIT), layout.U32.pack(index),
+                layout.Exit(found.get(version, '::'), *ports).pack())
+
+    def purge(self) -> None:
+        """Delete what is not of this process."""
+        with self._lock:
+            known = set(map(layout.addr16, self._all()))
+            fd = self._maps.fd(HERE)
+            for key, _ in list(libbpf.map_items(fd)):
+                if bytes(key) not in known:
+                    libbpf.map_delete(fd, key)
+
+    def _all(self):
+        return self._nodes.union(*self._pods.values())
+
+    def _bring(self, addresses):
+        fd = self._maps.fd(HERE)
+        pods = frozenset().union(*self._pods.values())
+        try:
+            for address in addresses:
+                key = layout.addr16(address)
+                if address in self._nodes:
+                    libbpf.map_update(fd, key,
+                                      layout.U32.pack(layout.Here.NODE))
+                elif address in pods:
+                    libbpf.map_update(fd, key,
+                                      layout.U32.pack(layout.Here.POD))
+                else:
+                    libbpf.map_delete(fd, key)
+        except OSError as error:
+            raise exceptions.DatapathError(
+                reason=f'map {HERE} could not be written: {error.strerror}')
+
+
+def lifetime(protocol: int, flags: int) -> int:
+    """After how many idle nanoseconds a flow has expired (kc_out.h)."""
+    replied = flags & layout.OutFlag.REPLIED
+    if flags & layout.OutFlag.CLOSING:
+        return conntrack.TCP_CLOSING
+    if protocol in _WITH_STATE:
+        return conntrack.TCP if replied else conntrack.TCP_OPENING
+    return conntrack.OTHER if replied else conntrack.OTHER_NEW
+
+
+def sweep(maps: maps_.Maps, lost: Optional[Callable[
+        [str, int, int, tuple[str, int]], bool]] = None) -> int:
+    """Delete flows that have expired or lost their backend, and their ways.
+
+    :param lost: see conntrack.sweep().
+    :returns: how many entries were deleted.
+    """
+    fd = maps.fd(FLOWS)
+    flows, ways, removed = {}, [], 0
+    for keys, values in conntrack.batches(fd):
+        now = time.monotonic_ns()
+        for key, value in zip(keys, values):
+            flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
+            idle = now - layout.U64.unpack_from(value)[0]
+            if not flags & layout.OutFlag.FLOW:
+                # NOTE: the flow of a younger one may have begun meanwhile.
+                if idle > conntrack.TCP_OPENING:
+                    ways.append((bytes(key), bytes(value)))
+            elif idle > lifetime(key[_PROTOCOL_AT], flags) or (
+                    lost and key[_PROTOCOL_AT] == _UDP
+                    and _is_lost(key, value, lost)):
+                removed += conntrack.delete_unchanged(fd, key, value)
+            else:
+                flows[bytes(key)] = bytes(value)
+    for key, value in ways:
+        if not _leads(flows, layout.OutKey.unpack(key),
+                      layout.Out.unpack(value)):
+            removed += conntrack.delete_unchanged(fd, key, value)
+    return removed
+
+
+def _is_lost(key, value, lost):
+    flow, entry = layout.OutKey.unpack(key), layout.Out.unpack(value)
+    return lost(flow.destination, flow.destination_port, flow.protocol,
+                (entry.address, entry.port))
+
+
+def _leads(flows, way, entry):
+    """Whether a way is one of a flow that is open."""
+    answer = entry.flags & layout.OutFlag.ANSWER
+    if way.kind == layout.OutKind.TO:
+        client = entry.address, entry.port
+    elif answer:
+        client = way.destination, way.destination_port
+    else:
+        client = way.source, way.source_port
+    backend = (way.source, way.source_port) if answer else (
+        way.destination, way.destination_port)
+    flow = flows.get(layout.OutKey(
+        layout.OutKind.TO, way.protocol, client[1], entry.other_port,
+        client[0], entry.other).pack())
+    if flow is None:
+        return False
+    found = layout.Out.unpack(flow)
+    return (found.address, found.port) == backend
