@@ -172,7 +172,8 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 			if (c->backend.set & KC_NAT_HAIRPIN)
 				return KC_ALLOWED;
 			kc_ct_key(&k, p, e->number, e->local, e->direction);
-			ct = kc_ct_find(&k, &half);
+			half = true;
+			ct = c->fresh ? NULL : kc_ct_find(&k, &half);
 		}
 		/* The answers would be taken for the service's. */
 		if (ct && ct->nat_port && !(ct->flags & KC_CT_ALIAS) &&

@@ -29,6 +29,7 @@ static __always_inline bool kc_svc_free(struct __sk_buff *skb,
 	k->rport = c->backend.port;
 	kc_copy16(k->raddr, c->backend.addr);
 	ct = kc_ct_find(k, &half);
+	c->fresh = !ct;
 	return !ct || kc_ct_expired(ct, k->proto, now) ||
 	       ct->flags & KC_CT_CLOSING ||
 	       (ct->nat_port == c->service.port &&
@@ -117,7 +118,8 @@ static __always_inline long kc_svc_alias(struct kc_call *c,
 	kc_copy16(entry->nat, c->backend.addr);
 	__builtin_memcpy(&entry->bytes[0], c->backend.mac, 6);
 	/* One that was left there by an earlier flow would be found first. */
-	bpf_map_delete_elem(&kc_ct_v1, &c->alias);
+	if (bpf_map_lookup_elem(&kc_ct_v1, &c->alias))
+		bpf_map_delete_elem(&kc_ct_v1, &c->alias);
 	return bpf_map_update_elem(&kc_ct_new_v1, &c->alias, entry, BPF_ANY);
 }
 
@@ -241,6 +243,7 @@ __noinline int kc_service(struct __sk_buff *skb, bool hairpin)
 		return KC_DROP_INTERNAL;
 	p = &c->packet;
 	e = &c->near;
+	c->fresh = false;
 	c->service.port = p->dport;
 	kc_copy16(c->service.addr, p->daddr);
 	kc_ct_key(&k, p, e->number, e->local, KC_EGRESS);
