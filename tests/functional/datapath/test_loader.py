@@ -24,7 +24,9 @@ import fixtures
 from kuryr_cilium.datapath.bpf import cgroups
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.datapath.bpf import links
 from kuryr_cilium.datapath.bpf import loader
+from kuryr_cilium.datapath.bpf import uplinks
 from kuryr_cilium import exceptions
 from tests import base
 from tests.functional.datapath import bench
@@ -80,7 +82,8 @@ class TestLoad(LoaderCase):
         self.assertEqual(value, libbpf.map_lookup(again.maps['kc_if_v1'],
                                                   key))
         self.assertEqual(
-            {'from_pod', 'to_pod', 'from_host', 'noop', *cgroups.HOOKS},
+            {'noop', *cgroups.HOOKS, *(hook.program for hook in (
+                *links.HOOKS, *uplinks.HOOKS))},
             set(again.programs))
         # Maps without a version are not pinned.
         self.assertEqual({name for name in again.maps
