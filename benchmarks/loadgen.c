@@ -4,6 +4,8 @@
  *
  *   loadgen server PORT                         until it is killed
  *   loadgen rr|crr|stream ADDRESS PORT SECONDS  prints one number
+ *   loadgen rr|crr ADDRESS PORT SECONDS work    prints how many transactions
+ *                                               in how much time of its CPU
  *
  * rr: transactions a second of one byte each way on one connection; crr: the
  * same with a connection each; stream: Mbit/s as the receiver counted.
@@ -26,6 +28,7 @@
 #include <unistd.h>
 
 static struct sockaddr_in6 peer;
+static long transactions;
 
 static void die(const char *what)
 {
@@ -33,12 +36,17 @@ static void die(const char *what)
 	exit(1);
 }
 
-static double now(void)
+static double read_clock(clockid_t clock)
 {
 	struct timespec t;
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(clock, &t);
 	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static double now(void)
+{
+	return read_clock(CLOCK_MONOTONIC);
 }
 
 /* The client's first byte says what it wants: 's' is a stream. */
@@ -119,16 +127,15 @@ static double rr(double seconds)
 {
 	double start, t;
 	int fd = dial();
-	long n = 0;
 
 	transact(fd);
 	start = now();
 	do {
-		for (int i = 0; i < 32; i++, n++)
+		for (int i = 0; i < 32; i++, transactions++)
 			transact(fd);
 		t = now() - start;
 	} while (t < seconds);
-	return n / t;
+	return transactions / t;
 }
 
 static double crr(double seconds)
@@ -136,7 +143,6 @@ static double crr(double seconds)
 	/* A reset instead of FIN: no TIME_WAIT, so ports don't run out. */
 	struct linger reset = { .l_onoff = 1 };
 	double start = now(), t;
-	long n = 0;
 	int fd;
 
 	do {
@@ -144,10 +150,10 @@ static double crr(double seconds)
 		transact(fd);
 		setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 		close(fd);
-		n++;
+		transactions++;
 		t = now() - start;
 	} while (t < seconds);
-	return n / t;
+	return transactions / t;
 }
 
 static double stream(double seconds)
@@ -180,20 +186,26 @@ static int parse(const char *address)
 
 int main(int argc, char **argv)
 {
-	double seconds, figure;
+	double seconds, figure, cpu;
 
 	signal(SIGPIPE, SIG_IGN);
 	if (argc == 3 && !strcmp(argv[1], "server"))
 		server(atoi(argv[2]));
-	if (argc != 5 || parse(argv[2]) != 1) {
+	if ((argc != 5 && argc != 6) || parse(argv[2]) != 1) {
 		fputs("usage: loadgen server PORT | "
-		      "loadgen rr|crr|stream ADDRESS PORT SECONDS\n", stderr);
+		      "loadgen rr|crr|stream ADDRESS PORT SECONDS [work]\n",
+		      stderr);
 		return 2;
 	}
 	peer.sin6_port = htons(atoi(argv[3]));
 	seconds = atof(argv[4]);
+	cpu = read_clock(CLOCK_PROCESS_CPUTIME_ID);
 	figure = !strcmp(argv[1], "rr") ? rr(seconds) :
 		 !strcmp(argv[1], "crr") ? crr(seconds) : stream(seconds);
-	printf("%.1f\n", figure);
+	if (argc == 6)
+		printf("%ld %.6f\n", transactions,
+		       read_clock(CLOCK_PROCESS_CPUTIME_ID) - cpu);
+	else
+		printf("%.1f\n", figure);
 	return 0;
 }

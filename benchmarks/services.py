@@ -27,6 +27,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 
 from benchmarks import kubeproxy
 from benchmarks import lab
@@ -35,6 +36,7 @@ from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.lb import model as lb
 from kuryr_cilium.policy import model
+from tests import base
 from tests.functional.datapath import bench
 from tests.functional.datapath import packets
 from tests.functional.datapath import scene
@@ -48,6 +50,9 @@ TURNS = 10
 SECONDS = 0.15
 PORT = 7000
 KINDS = ('rr', 'crr')
+#: Where client and server run, both: it is work that is compared, in time
+#: of the CPU, not how long one CPU takes to wake another.
+CPU = 1
 SPREAD, BACKENDS = 100000, 10
 
 
@@ -94,16 +99,22 @@ class Path:
     """A way from a client to a server.
 
     :param client: path of its network namespace.
+    :param server: process id of the server.
     """
 
-    def __init__(self, client, address, port):
-        self._command = ['nsenter', '--net=' + client, lab.loadgen()]
+    def __init__(self, client, address, port, server):
+        self._command = _load(client)
         self._to = address, str(port)
+        # The clock of all its threads (clock_getcpuclockid(3)).
+        self._clock = ~server << 3 | 2
 
     def ask(self, kind):
-        """Transactions in a second."""
-        return float(lab.command(*self._command, kind, *self._to,
-                                 str(SECONDS)))
+        """Transactions in a second of one CPU that does nothing else."""
+        before = time.clock_gettime(self._clock)
+        count, seconds = lab.command(*self._command, kind, *self._to,
+                                     str(SECONDS), 'work').split()
+        return int(count) / (float(seconds) + time.clock_gettime(self._clock)
+                             - before)
 
 
 def load():
@@ -194,9 +205,9 @@ class Pods:
             # Whatever router it takes, the programs know the way.
             scene.run('ip', '-n', a.name, 'route', 'add',
                       kubeproxy.SERVICE_CIDR, 'via', b.v4)
-            stack.enter_context(_server(b.path))
+            self._server = stack.enter_context(_server(b.path))
             self._target = b.v4, PORT
-            self.direct = Path(a.path, b.v4, PORT)
+            self.direct = Path(a.path, b.v4, PORT, self._server)
             self._client = a.path
             self._stack = stack.pop_all()
         return self
@@ -210,7 +221,9 @@ class Pods:
         refused = self._driver.serve(found, lb.Node('node'), frozenset())
         if refused:
             raise RuntimeError(str(refused))
-        self.through = Path(self._client, address, 80)
+        # The driver sweeps connections then, in this process.
+        base.wait_until(_idle, 60, interval=0)
+        self.through = Path(self._client, address, 80, self._server)
 
 
 class Router:
@@ -245,9 +258,9 @@ class Router:
             inside = ('nsenter', '--net=/run/netns/' + names['r'])
             scene.run(*inside, 'sysctl', '-qw', 'net.ipv4.ip_forward=1')
             address = self._rules(inside)
-            stack.enter_context(_server('/run/netns/' + names['s']))
+            server = stack.enter_context(_server('/run/netns/' + names['s']))
             self.path = Path('/run/netns/' + names['c'], address,
-                             PORT if self._mode == 'plain' else 80)
+                             PORT if self._mode == 'plain' else 80, server)
             self.path.ask('rr')
             self._stack = stack.pop_all()
         return self
@@ -279,14 +292,27 @@ class Router:
 
 @contextlib.contextmanager
 def _server(path):
-    """The server of the load in a network namespace."""
+    """The server of the load in a network namespace; its process id."""
     process = subprocess.Popen(
-        ['nsenter', '--net=' + path, lab.loadgen(), 'server', str(PORT)],
+        [*_load(path), 'server', str(PORT)],
         stdout=subprocess.PIPE, text=True)
     try:
         process.stdout.readline()
-        yield
+        yield process.pid
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def _idle():
+    """Whether this process has nothing to do."""
+    before = time.process_time()
+    time.sleep(0.3)
+    return time.process_time() - before < 0.01
+
+
+def _load(path):
+    """The command of the load in a network namespace."""
+    return ['nsenter', '--net=' + path, 'taskset', '-c', str(CPU),
+            lab.loadgen()]

@@ -153,15 +153,27 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 	e->action = KC_DO_NOTHING;
 	ct = kc_ct_find(&k, &half);
 	if (!far && e->direction == KC_EGRESS) {
-		if ((!ct || half || ct->flags & KC_CT_ALIAS) &&
-		    kc_has_service(p)) {
-			reason = kc_service(skb);
+		const __u16 hairpin = ct ? ct->flags & KC_CT_HAIRPIN : 0;
+		bool ask = !ct || half || ct->flags & KC_CT_ALIAS;
+
+		if (ct && ct->flags & KC_CT_ALIAS && !hairpin) {
+			ct = kc_svc_follow(c, ct, &k, now, &half);
+			if (ct) {
+				reason = kc_rewrite(skb, false);
+				if (reason)
+					return reason;
+				ask = false;
+			}
+		}
+		if (ask && kc_has_service(p)) {
+			reason = kc_service(skb, hairpin);
 			if (reason)
 				return reason;
 			if (c->backend.set & KC_NAT_HAIRPIN)
 				return KC_ALLOWED;
 			kc_ct_key(&k, p, e->number, e->local, e->direction);
-			ct = kc_ct_find(&k, &half);
+			half = true;
+			ct = c->fresh ? NULL : kc_ct_find(&k, &half);
 		}
 		/* The answers would be taken for the service's. */
 		if (ct && ct->nat_port && !(ct->flags & KC_CT_ALIAS) &&

@@ -122,6 +122,7 @@ struct kc_call {
 	struct kc_out out_entry;
 	__u64 peers[KC_WORDS];	/* rows that kc_policy() looked up */
 	__u64 ports[KC_WORDS];
+	__u32 fresh;		/* there is no entry of the way to the backend */
 	__u32 option;		/* offset in options */
 	__u8 options[40];
 	__u8 reply[96];		/* a packet in the making */

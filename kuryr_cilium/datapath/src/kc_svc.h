@@ -29,6 +29,7 @@ static __always_inline bool kc_svc_free(struct __sk_buff *skb,
 	k->rport = c->backend.port;
 	kc_copy16(k->raddr, c->backend.addr);
 	ct = kc_ct_find(k, &half);
+	c->fresh = !ct;
 	return !ct || kc_ct_expired(ct, k->proto, now) ||
 	       ct->flags & KC_CT_CLOSING ||
 	       (ct->nat_port == c->service.port &&
@@ -117,7 +118,8 @@ static __always_inline long kc_svc_alias(struct kc_call *c,
 	kc_copy16(entry->nat, c->backend.addr);
 	__builtin_memcpy(&entry->bytes[0], c->backend.mac, 6);
 	/* One that was left there by an earlier flow would be found first. */
-	bpf_map_delete_elem(&kc_ct_v1, &c->alias);
+	if (bpf_map_lookup_elem(&kc_ct_v1, &c->alias))
+		bpf_map_delete_elem(&kc_ct_v1, &c->alias);
 	return bpf_map_update_elem(&kc_ct_new_v1, &c->alias, entry, BPF_ANY);
 }
 
@@ -189,10 +191,41 @@ static __always_inline bool kc_has_service(const struct kc_packet *p)
 }
 
 /*
- * What the pod of near sends: if it is to a service, send it to a backend.
- * c->backend.set tells whether it was. Returns 0 or the reason to drop.
+ * Where an alias leads to: the connection, with its key in k, its backend in
+ * c->backend and the service in c->service; NULL if it leads astray.
  */
-__noinline int kc_service(struct __sk_buff *skb)
+static __always_inline struct kc_ct *kc_svc_follow(struct kc_call *c,
+						   const struct kc_ct *alias,
+						   struct kc_ct_key *k,
+						   __u64 now, bool *half)
+{
+	const struct kc_packet *p = &c->packet;
+	struct kc_ct *ct;
+
+	c->service.port = p->dport;
+	kc_copy16(c->service.addr, p->daddr);
+	c->backend.port = alias->nat_port;
+	kc_copy16(c->backend.addr, alias->nat);
+	__builtin_memcpy(c->backend.mac, &alias->bytes[0], 6);
+	k->rport = c->backend.port;
+	kc_copy16(k->raddr, c->backend.addr);
+	ct = kc_ct_find(k, half);
+	if (!ct || ct->nat_port != c->service.port ||
+	    !kc_same16(ct->nat, c->service.addr) ||
+	    kc_ct_expired(ct, p->proto, now) ||
+	    (p->flags & KC_PACKET_OPENING && ct->flags & KC_CT_CLOSING))
+		return NULL;
+	c->service.set = KC_NAT_SET;
+	c->backend.set = KC_NAT_SET;
+	return ct;
+}
+
+/*
+ * What the pod of near sends, and no alias leads anywhere: if it is to a
+ * service, send it to a backend. c->backend.set tells whether it was. hairpin:
+ * the packet has an entry of such a flow. Returns 0 or the reason to drop.
+ */
+__noinline int kc_service(struct __sk_buff *skb, bool hairpin)
 {
 	struct kc_call *c = kc_this_call();
 	__u64 now = bpf_ktime_get_coarse_ns();
@@ -210,32 +243,21 @@ __noinline int kc_service(struct __sk_buff *skb)
 		return KC_DROP_INTERNAL;
 	p = &c->packet;
 	e = &c->near;
+	c->fresh = false;
 	c->service.port = p->dport;
 	kc_copy16(c->service.addr, p->daddr);
 	kc_ct_key(&k, p, e->number, e->local, KC_EGRESS);
-	ct = kc_ct_find(&k, &half);
+	ct = hairpin ? kc_ct_find(&k, &half) : NULL;
 	if (ct && ct->flags & KC_CT_HAIRPIN && !(ct->flags & KC_CT_ALIAS)) {
 		ct->last = now;
 		return kc_svc_hairpin_back(skb, c, ct);
 	}
-	if (ct && ct->flags & KC_CT_ALIAS) {
+	if (ct && ct->flags & KC_CT_HAIRPIN &&
+	    !(p->flags & KC_PACKET_OPENING)) {
 		c->backend.port = ct->nat_port;
 		kc_copy16(c->backend.addr, ct->nat);
 		__builtin_memcpy(c->backend.mac, &ct->bytes[0], 6);
-		if (ct->flags & KC_CT_HAIRPIN) {
-			if (!(p->flags & KC_PACKET_OPENING))
-				return kc_svc_hairpin(skb, false);
-		} else {
-			k.rport = c->backend.port;
-			kc_copy16(k.raddr, c->backend.addr);
-			ct = kc_ct_find(&k, &half);
-			if (ct && ct->nat_port == c->service.port &&
-			    kc_same16(ct->nat, c->service.addr) &&
-			    !kc_ct_expired(ct, p->proto, now) &&
-			    !(p->flags & KC_PACKET_OPENING &&
-			      ct->flags & KC_CT_CLOSING))
-				goto found;
-		}
+		return kc_svc_hairpin(skb, false);
 	}
 	svc = kc_svc_of(&c->svc, p->daddr, p->dport, p->proto);
 	if (!svc)
@@ -254,7 +276,6 @@ __noinline int kc_service(struct __sk_buff *skb)
 		return reason;
 	if (kc_owned(ep, c->backend.addr) >= 0)
 		return kc_svc_hairpin(skb, true);
-found:
 	c->service.set = KC_NAT_SET;
 	c->backend.set = KC_NAT_SET;
 	return kc_rewrite(skb, false);
