@@ -101,8 +101,8 @@ class TestOutside(test_services.ServicesCase):
         for version, address in zip((4, 6), self.addresses(node)):
             self.client.ip('route', 'replace', BALANCER[version], 'via',
                            address)
-            self.addCleanup(self.client.ip, 'route', 'del',
-                            BALANCER[version])
+            self.addCleanup(self.client.ip, '-%d' % version, 'route',
+                            'flush', 'exact', BALANCER[version])
         self.lab.kubectl(
             'patch', 'service', '-n', self.namespace, 'web',
             '--subresource=status', '--type=merge', '-p', json.dumps(
