@@ -450,9 +450,28 @@ class TestFlows(uplinks.UplinkCase):
         self.age(0.2)
         self.enter(l4(CLIENT[4], VIP[4], p.TCP, 4000, 80, ACK),
                    Reason.SERVICE_TUPLE)
-        self.assertEqual(4001, next(iter(
+        self.assertEqual([4001], [
             key.source_port for key, entry in self.entries().items()
-            if entry.flags & Flag.FLOW)))
+            if entry.flags & Flag.FLOW])
+
+    def test_ways_that_the_flow_has_left(self):
+        """It has the same backend again, by another port of the node."""
+        self.to(REMOTE)
+        self.ask()
+        former = self.flow().other_port
+        self.ask(flags=RST)
+        self.ask()
+        port = self.flow().other_port
+        self.assertNotEqual(former, port)
+        for answered, target in ((port, CLIENT[4]), (former, NODE[4])):
+            self.assertEqual(target, self.enter(l4(
+                REMOTE[4], NODE[4], p.TCP, 8080, answered,
+                SYN_ACK)).flow[1])
+        key, = (key for key in self.ways() if key.source == CLIENT[4])
+        self.bench.update('kc_out', key.pack(), self.ways()[key]._replace(
+            port=former).pack())
+        self.assertEqual((CLIENT[4], REMOTE[4], 4000, 8080), self.leave(l4(
+            CLIENT[4], REMOTE[4], p.TCP, 4000, 8080)).flow)
 
 
 class TestFragments(uplinks.UplinkCase):
