@@ -26,9 +26,9 @@ import time
 
 from benchmarks import lab
 
-NAMES = ('cni', 'policy', 'datapath', 'compile', 'node')
+NAMES = ('cni', 'policy', 'datapath', 'compile', 'node', 'services')
 #: These need no lab.
-ALONE = ('compile', 'node')
+ALONE = ('compile', 'node', 'services')
 
 
 def main():

@@ -208,7 +208,7 @@ def wait_verdict(pod_seen, direction, verdict):
 
 def process_on_node(node, *args):
     """A process within a node that is talked to by its pipes."""
-    return _process(COMMAND, 'shell', node, '--', *args)
+    return process(COMMAND, 'shell', node, '--', *args)
 
 
 def in_pod(pod_seen, *args):
@@ -225,7 +225,8 @@ def ask_in_pod(pod_seen, *args):
 
 
 @contextlib.contextmanager
-def _process(*args):
+def process(*args):
+    """A process that is talked to by its pipes, and ended after the block."""
     process = subprocess.Popen(
         args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         bufsize=1, start_new_session=True)

@@ -199,6 +199,8 @@ class AgentService(service.Service):
                 for found in self._datapath.entries()],
         }, self._monitor.ring, {
             '/v1/trace': lambda query: trace.answer(self._datapath, query),
+            '/v1/backends': lambda query: trace.backends(
+                self._datapath, query),
         })
         self._health = health.HealthServer(
             conf.agent.health_address, self._checks(), self._live)

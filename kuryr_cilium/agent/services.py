@@ -60,18 +60,22 @@ class Services:
         self._interval = interval
         self._ports = ports
         self._held: Mapping[str, view.Held] = {}
+        # What is held, by id and by name. Replaced, never changed.
+        self._found: Mapping[str, model.Service] = {}
+        self._nodes: Mapping[str, model.Node] = {}
+        self._counts = plan.counts(())
         self._epoch = -1
         self._refused: Mapping[str, str] = {}
         self._conflicts: Mapping[str, str] = {}
         self._trouble: Optional[str] = 'no controller was asked yet'
         self._failures = 0
-        self._unsaved: Optional[float] = None
+        self._unsaved = threading.Event()
         self._lock = threading.Lock()
         # What hints named since the last pull; None: ask about everything.
         self._hinted: Optional[set[str]] = None
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread: Optional[threading.Thread] = None
+        self._threads: list[threading.Thread] = []
 
     def load(self) -> None:
         """Bring the services on disk in force, before anything else."""
@@ -80,25 +84,31 @@ class Services:
             LOG.info('There are no services on disk.')
             return
         try:
-            self._apply(saved.epoch, saved.held)
+            self._apply(saved.epoch, saved.held,
+                        {*self._held, *saved.held})
         except exceptions.KuryrCiliumException as error:
             LOG.error('The services on disk are not in force: %s', error)
 
     def start(self) -> None:
         self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name='services',
-                                        daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in ((self._run, 'services'),
+                                 (self._keep, 'services-file'))]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread; what is in force stays in force."""
+        """End the threads; what is in force stays in force."""
         self._stop.set()
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout=15)
+        for thread in self._threads:
+            thread.join(timeout=15)
+        self._save()
 
     def is_alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return bool(self._threads) and all(
+            thread.is_alive() for thread in self._threads)
 
     def trouble(self) -> Optional[str]:
         """What keeps the services from being current; None if nothing."""
@@ -106,7 +116,7 @@ class Services:
 
     def current(self) -> Mapping[str, model.Service]:
         """The services of the last pull by id, refused ones too."""
-        return _services(self._held)
+        return self._found
 
     def refused(self) -> Mapping[str, str]:
         """Id of a service -> why it is not in force."""
@@ -145,10 +155,7 @@ class Services:
                     if keys is None:
                         due = time.monotonic() + self._interval * (
                             random.uniform(0.8, 1.2))
-                self._save_if_due()
                 delay = due - time.monotonic()
-                if self._unsaved is not None:
-                    delay = min(delay, SAVE_DELAY)
             except exceptions.KuryrCiliumException as error:
                 delay = self._failed(str(error))
             except Exception:
@@ -160,7 +167,6 @@ class Services:
                 with self._lock:
                     self._hinted = None
             self._wake.wait(max(0.0, delay))
-        self._save()
 
     def _pull(self, keys):
         held = self._held if keys is None else {
@@ -178,19 +184,35 @@ class Services:
                 'answered is of an earlier epoch, it has lost touch')
         if (answer.changed or answer.removed or self._trouble
                 or answer.epoch != self._epoch):
-            self._apply(answer.epoch, view.merge(
-                self._held, answer.changed, answer.digests, answer.removed))
-            self._unsaved = self._unsaved or time.monotonic()
+            self._apply(
+                answer.epoch, view.merge(
+                    self._held, answer.changed, answer.digests,
+                    answer.removed), {*answer.changed, *answer.removed})
+            self._unsaved.set()
         if self._trouble:
             LOG.info('The services are current: %d.', len(self.current()))
         self._trouble = None
         self._failures = 0
 
-    def _apply(self, epoch, held):
-        """Bring what is held in force; then it is what this node has."""
-        nodes = {item.value.name: item.value for item in held.values()
-                 if isinstance(item.value, model.Node)}
-        found = _services(held)
+    def _apply(self, epoch, held, changed):
+        """Bring what is held in force; then it is what this node has.
+
+        :param changed: keys of what is not as it was held before: the rest
+            is not looked at again, since most changes are of one service.
+        """
+        found, nodes = dict(self._found), dict(self._nodes)
+        counts = self._counts.copy()
+        for key in changed:
+            kind, _, name = key.partition(':')
+            if kind == 'service':
+                counts.subtract(plan.counts(filter(None, (found.get(name),))))
+            named = found if kind == 'service' else nodes
+            if key in held:
+                named[name] = held[key].value
+            else:
+                named.pop(name, None)
+            if kind == 'service':
+                counts.update(plan.counts(filter(None, (found.get(name),))))
         try:
             with metrics.SERVICES_APPLY_SECONDS.time():
                 refused = self._datapath.serve(
@@ -203,9 +225,11 @@ class Services:
             raise
         if self._ports is not None:
             self._ports.update(found, refused)
-        self._held, self._epoch = held, epoch
+        with self._lock:
+            self._held, self._epoch = held, epoch
+        self._found, self._nodes, self._counts = found, nodes, counts
         self._tell(refused, self._datapath.conflicts())
-        for what, count in plan.counts(found.values()).items():
+        for what, count in counts.items():
             metrics.SERVICE_OBJECTS.labels(what).set(count)
 
     def _tell(self, refused, conflicts):
@@ -231,22 +255,21 @@ class Services:
         self._failures = min(self._failures + 1, 16)
         return delay * random.uniform(0.8, 1.2)
 
-    def _save_if_due(self):
-        if (self._unsaved is not None and
-                time.monotonic() - self._unsaved >= SAVE_DELAY):
-            self._save()
+    def _keep(self):
+        """Save what has changed: in a thread, changes do not wait for it."""
+        while not self._stop.is_set():
+            if self._unsaved.wait(SAVE_DELAY):
+                self._stop.wait(SAVE_DELAY)
+                self._save()
 
     def _save(self):
-        if self._unsaved is None:
+        if not self._unsaved.is_set():
             return
+        self._unsaved.clear()
+        with self._lock:
+            epoch, held = self._epoch, self._held
         try:
-            self._file.save(self._epoch, self._held.values())
+            self._file.save(epoch, held.values())
         except exceptions.StoreError as error:
             LOG.error('%s. After a reboot older services would be in force '
                       'until a controller answers.', error)
-        self._unsaved = None
-
-
-def _services(held):
-    return {item.value.id: item.value for item in held.values()
-            if isinstance(item.value, model.Service)}

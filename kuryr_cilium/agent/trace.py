@@ -11,7 +11,7 @@
 #    under the License.
 
 
-"""What /v1/trace answers: how the loaded entries judge a packet."""
+"""What /v1/trace and /v1/backends answer: what the loaded entries say."""
 
 import dataclasses
 from typing import Mapping
@@ -48,6 +48,30 @@ def answer(datapath: driver.Driver, query: Mapping[str, str]) -> dict:
     answered = dataclasses.asdict(found)
     answered['class'] = answered.pop('class_')
     return answered
+
+
+def backends(datapath: driver.Driver, query: Mapping[str, str]) -> dict:
+    """Which service an address is, and who gets what pods send to it.
+
+    :param query: address, port, protocol (IANA number).
+    :returns: ``service`` (None: it is no service's), and ``backends``, each
+        with ``address`` and ``port``.
+    :raises: exceptions.QueryInvalid with the field that is not usable.
+    """
+    for field in ('address', 'port', 'protocol'):
+        if not query.get(field):
+            raise exceptions.QueryInvalid(reason='%s is missing' % field)
+    try:
+        found = datapath.backends(
+            query['address'], _number(query, 'port'),
+            _number(query, 'protocol'))
+    except ValueError as error:
+        raise exceptions.QueryInvalid(reason=error)
+    if found is None:
+        return {'service': None, 'backends': []}
+    return {'service': found.service, 'backends': [
+        {'address': address, 'port': port}
+        for address, port in found.backends]}
 
 
 def _number(query, field):

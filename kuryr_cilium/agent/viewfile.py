@@ -15,6 +15,7 @@
 import dataclasses
 import json
 import pathlib
+import time
 from typing import Iterable, Mapping, Optional
 
 from oslo_log import log as logging
@@ -27,6 +28,10 @@ from kuryr_cilium.rpc import objects
 LOG = logging.getLogger(__name__)
 
 _VERSION = 1
+
+#: After how many new texts other threads have their turn, and for how many
+#: seconds at least: Python would let them wait for 5 ms each time.
+_TURN, _PAUSE = 16, 0.0001
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,6 +55,9 @@ class ViewFile:
 
     def __init__(self, path):
         self._path = pathlib.Path(path)
+        # id() of what was saved -> (that, its text): most of it is the same
+        # at the next time, and making its text again would take long.
+        self._texts: dict[int, tuple[view.Held, str]] = {}
         durable.make_folder(self._path.parent)
 
     def save(self, epoch: int, held: Iterable[view.Held]) -> None:
@@ -57,12 +65,21 @@ class ViewFile:
 
         :raises: exceptions.StoreError
         """
-        data = {'version': _VERSION, 'epoch': epoch,
-                'objects': [{'digest': item.digest,
-                             'object': objects.dump(item.value)}
-                            for item in held]}
-        durable.write(self._path, json.dumps(
-            data, separators=(',', ':')).encode())
+        texts = {}
+        for item in held:
+            known = self._texts.get(id(item))
+            if known is None:
+                known = item, _text({'digest': item.digest,
+                                     'object': objects.dump(item.value)})
+                if not len(texts) % _TURN:
+                    # What is to be brought in force does not wait for it.
+                    time.sleep(_PAUSE)
+            texts[id(item)] = known
+        self._texts = texts
+        head = _text({'version': _VERSION, 'epoch': epoch})
+        durable.write(self._path, ('%s,"objects":[%s]}' % (
+            head[:-1], ','.join(text for _, text in self._texts.values())
+        )).encode())
 
     def load(self) -> Optional[Saved]:
         """The last view; None if there is none.
@@ -104,3 +121,7 @@ def parse(data: bytes) -> Saved:
         value = objects.load(entry['object'])
         held[objects.key(value)] = view.Held(value, entry['digest'])
     return Saved(int(fields['epoch']), held)
+
+
+def _text(data):
+    return json.dumps(data, separators=(',', ':'))

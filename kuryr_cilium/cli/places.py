@@ -32,8 +32,9 @@ _FINISHED = ('Succeeded', 'Failed')
 class Place:
     """One end of a path.
 
-    :ivar kind: POD, NODE or ADDRESS.
-    :ivar name: namespace/name of a pod, name of a node, '' if there is none.
+    :ivar kind: POD, NODE or ADDRESS; or a service (reached.SERVICE).
+    :ivar name: namespace/name of a pod or a service, name of a node, '' if
+        there is none.
     :ivar node: where it is, '' if not known.
     :ivar endpoint: what the agent says of it, if it is plugged here.
     """
@@ -46,10 +47,10 @@ class Place:
     endpoint: Optional[Mapping[str, Any]] = None
 
     def __str__(self):
-        if self.kind == POD:
-            return self.name
-        return 'node/' + self.name if self.kind == NODE else (
-            self.addresses[0])
+        if self.kind == ADDRESS:
+            return self.addresses[0]
+        return self.name if self.kind == POD else '%s/%s' % (self.kind,
+                                                             self.name)
 
     def of_version(self, version: int) -> list[str]:
         """Its addresses of one family (4 or 6)."""

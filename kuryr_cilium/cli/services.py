@@ -37,7 +37,7 @@ class ServiceList(lister.Lister):
              columns.Lines(s['external']),
              columns.Lines([_port(port) for port in s['ports']]), _backends(s),
              columns.Lines(_policies(s)), s['state'])
-            for s in _services(self.app)
+            for s in known(self.app)
             if parsed_args.namespace in (None, s['namespace'])])
 
 
@@ -52,7 +52,7 @@ class ServiceShow(show.ShowOne):
         return parser
 
     def take_action(self, parsed_args):
-        service = dict(_find(_services(self.app), parsed_args.service))
+        service = dict(_find(known(self.app), parsed_args.service))
         for field in ('addresses', 'external'):
             service[field] = columns.Lines(service[field])
         service['ports'] = _Ports(service['ports'])
@@ -73,7 +73,11 @@ class _Ranges(cliff_columns.FormattableColumn):
         return '\n'.join(_ranges(self._value))
 
 
-def _services(app):
+def known(app):
+    """What the agent says of all services.
+
+    :raises: exceptions.ServicesOff
+    """
     answer = app.agent.get('/v1/services')
     if not answer['enabled']:
         raise exceptions.ServicesOff()

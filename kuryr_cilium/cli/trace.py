@@ -22,12 +22,17 @@ from cliff import show
 
 from kuryr_cilium.cli import columns
 from kuryr_cilium.cli import places
+from kuryr_cilium.cli import reached
+from kuryr_cilium.cli import services
 from kuryr_cilium.cli import tracing
 from kuryr_cilium import exceptions
 
 #: Seconds until a difference is looked at again: it may be a change that is
 #: just being made.
 RECHECK = 1.0
+
+_ICMP = ('icmp', 'icmpv6')
+_PREFIXES = {places.NODE: 'node/', reached.SERVICE: 'service/'}
 
 #: Exit code when what must agree does not.
 FAULT = 2
@@ -47,7 +52,7 @@ class PolicyTrace(show.ShowOne):
             help='NAMESPACE/NAME of a pod, node/NAME, or an address')
         parser.add_argument(
             '--to', dest='destination', required=True, metavar='PLACE',
-            help='likewise')
+            help='likewise, or service/NAMESPACE/NAME; ADDRESS:PORT, too')
         parser.add_argument(
             '--protocol', default='tcp', choices=sorted(tracing.PROTOCOLS),
             help='default: tcp')
@@ -63,42 +68,67 @@ class PolicyTrace(show.ShowOne):
         return super().run(parsed_args) or (FAULT if self._faults else 0)
 
     def take_action(self, parsed_args):
-        packet = _packet(parsed_args)
-        traced, not_asked = self._trace(parsed_args, packet)
+        traced, not_asked = self._trace(parsed_args)
         if traced.faults:
             time.sleep(RECHECK)
-            traced, not_asked = self._trace(parsed_args, packet)
+            traced, not_asked = self._trace(parsed_args)
         self._faults = traced.faults
+        if isinstance(traced, reached.Reached):
+            sides = [('backends', _Backends([
+                _backend(backend, parsed_args)
+                for backend in traced.backends]))]
+        else:
+            sides = [(name, _Side(_side(getattr(traced, name), parsed_args)))
+                     for name in ('egress', 'ingress')]
         return zip(*(
             ('from', _Place(_place(traced.source))),
             ('to', _Place(_place(traced.destination))),
-            ('protocol', packet.protocol),
-            ('port', columns.Maybe(packet.port)),
-            ('icmp_type', columns.Maybe(packet.icmp_type)),
+            ('protocol', traced.packet.protocol),
+            ('port', columns.Maybe(traced.packet.port)),
+            ('icmp_type', columns.Maybe(traced.packet.icmp_type)),
             ('verdict', traced.verdict),
-            ('egress', _Side(_side(traced.egress, parsed_args))),
-            ('ingress', _Side(_side(traced.ingress, parsed_args))),
+            *sides,
             ('not_asked', not_asked),
             ('faults', _Faults(traced.faults)),
         ))
 
-    def _trace(self, parsed_args, packet):
+    def _trace(self, parsed_args):
         node = self.app.node()
         finder = places.Finder(node.host, node.addresses, node.endpoints,
                                node.cluster, node.not_asked)
+        known = reached.Services(lambda: services.known(self.app),
+                                 self._who_answers)
         source = finder.find(parsed_args.source)
-        destination = finder.find(parsed_args.destination)
-        if not any(source.of_version(version)
-                   and destination.of_version(version)
-                   for version in packet.versions):
+        text, port = reached.address_and_port(parsed_args.destination)
+        destination = known.named(text)
+        if destination is not None and parsed_args.port is None and (
+                parsed_args.protocol not in _ICMP):
+            port = known.port(destination, parsed_args.protocol)
+        packet = _packet(parsed_args, port)
+        destination = destination or finder.find(text)
+        tracer = tracing.Tracer(node.host, self._ask, node.compiled,
+                                node.oracle)
+        if destination.kind == reached.SERVICE or (
+                source.kind == places.POD
+                and destination.kind != places.POD):
+            found = known.trace(source, destination, packet, finder.find,
+                                tracer.trace)
+            if found is not None:
+                return found, node.not_asked
+        if destination.kind == reached.SERVICE or not any(
+                source.of_version(version)
+                and destination.of_version(version)
+                for version in packet.versions):
             raise exceptions.NoPath(
                 source=source, destination=destination,
                 addresses=', '.join(source.addresses) or 'none',
                 others=', '.join(destination.addresses) or 'none',
                 packet=packet)
-        tracer = tracing.Tracer(node.host, self._ask, node.compiled,
-                                node.oracle)
         return tracer.trace(source, destination, packet), node.not_asked
+
+    def _who_answers(self, address, port, protocol):
+        return self.app.agent.get('/v1/backends', address=address, port=port,
+                                  protocol=protocol)
 
     def _ask(self, uid, direction, peer, protocol, port):
         return self.app.agent.get(
@@ -112,12 +142,29 @@ class _Place(cliff_columns.FormattableColumn):
         value = self._value
         if value['kind'] == places.ADDRESS:
             return value['addresses'][0]
-        name = ('node/' if value['kind'] == places.NODE else '') + (
-            value['name'])
+        name = _PREFIXES.get(value['kind'], '') + value['name']
         text = '%s (%s)' % (name, ', '.join(value['addresses']))
         if value['kind'] == places.POD and value['node']:
             text += ' on node ' + value['node']
         return text
+
+
+class _Backends(cliff_columns.FormattableColumn):
+
+    def human_readable(self):
+        lines = []
+        for backend in self._value:
+            address = backend['address']
+            lines.append('%s:%d %s: %s' % (
+                '[%s]' % address if ':' in address else address,
+                backend['port'], backend['to']['name'] or 'no pod',
+                backend['verdict']))
+            for name in ('egress', 'ingress'):
+                side = _Side(backend[name]).human_readable()
+                first, *rest = side.splitlines()
+                lines += ['  %s %s' % (name, first), *(
+                    '  ' + line for line in rest)]
+        return '\n'.join(lines) or 'none is ready: the sender is told'
 
 
 class _Faults(cliff_columns.FormattableColumn):
@@ -179,6 +226,14 @@ def _place(place):
             'uid': place.uid, 'addresses': list(place.addresses)}
 
 
+def _backend(backend, parsed_args):
+    return {'address': backend.address, 'port': backend.port,
+            'to': _place(backend.traced.destination),
+            'verdict': backend.traced.verdict,
+            'egress': _side(backend.traced.egress, parsed_args),
+            'ingress': _side(backend.traced.ingress, parsed_args)}
+
+
 def _side(side, parsed_args):
     return {
         'pod': side.place.name if side.place.kind == places.POD else '',
@@ -215,10 +270,16 @@ def _command(parsed_args):
     return shlex.join(words)
 
 
-def _packet(parsed_args):
+def _packet(parsed_args, port):
+    """The packet; a port that the destination names is its port."""
     protocol = parsed_args.protocol
-    if protocol in ('icmp', 'icmpv6'):
-        if parsed_args.port is not None:
+    if None not in (port, parsed_args.port) and port != parsed_args.port:
+        raise exceptions.TraceInvalid(
+            reason='--to names port %d and --port %d: leave one out' % (
+                port, parsed_args.port))
+    port = parsed_args.port if port is None else port
+    if protocol in _ICMP:
+        if port is not None:
             raise exceptions.TraceInvalid(
                 reason='%s has no ports: leave --port out, or give '
                        '--icmp-type' % protocol)
@@ -229,10 +290,10 @@ def _packet(parsed_args):
     if parsed_args.icmp_type is not None:
         raise exceptions.TraceInvalid(
             reason='--icmp-type needs --protocol icmp or icmpv6')
-    if parsed_args.port is None:
+    if port is None:
         raise exceptions.TraceInvalid(
             reason='give --port, the destination port of %s' % protocol)
-    return tracing.Packet(protocol, parsed_args.port)
+    return tracing.Packet(protocol, port)
 
 
 def _number(least, most):

@@ -147,6 +147,18 @@ class Entries:
     peers: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """A service that is asked.
+
+    :ivar service: its id, '' if it is not known.
+    :ivar backends: (address, port); none: who asks is refused.
+    """
+
+    service: str
+    backends: tuple[tuple[str, int], ...]
+
+
 class Driver(abc.ABC):
     """Enforces views on attached interfaces.
 
@@ -214,7 +226,7 @@ class Driver(abc.ABC):
     def serve(self, found: Mapping[str, lb_model.Service],
               node: lb_model.Node, nodes: frozenset[str]
               ) -> Mapping[str, str]:
-        """Lead what pods send to services to their backends.
+        """Lead what pods, and the node, send to services to their backends.
 
         Open connections keep theirs.
 
@@ -227,6 +239,17 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def conflicts(self) -> Mapping[str, str]:
         """Services that want an address that another one has: id -> why."""
+
+    @abc.abstractmethod
+    def backends(self, address: str, port: int, protocol: int
+                 ) -> Optional[Asked]:
+        """Who gets what pods send to an address, by what is really loaded.
+
+        :param address: canonical.
+        :param protocol: IANA number.
+        :returns: None if it is no service's.
+        :raises: ValueError that names what is not a valid argument.
+        """
 
     @abc.abstractmethod
     def events(self) -> Iterator[FlowEvent]:

@@ -98,15 +98,20 @@ class Table:
 
     :param allocate: returns a number that was never used before.
     :param outside: whether clients outside are served too.
+    :param known: Row.service of what an earlier process has in force. The
+        first update takes over the numbers of which it is clear whose they
+        are, and affinity with them.
     """
 
     def __init__(self, node: str, zone: str, allocate: Callable[[], int],
-                 limits: Limits = Limits(), outside: bool = False):
+                 limits: Limits = Limits(), outside: bool = False,
+                 known: Mapping[frontends.Key, int] = {}):
         self._node = node
         self._zone = zone
         self._allocate = allocate
         self._limits = limits
         self._outside = outside
+        self._known = known
         self._services: dict[str, model.Service] = {}
         self._frontends: dict[str, tuple[frontends.Frontend, ...]] = {}
         # Id of a service -> group -> Row.service.
@@ -197,10 +202,13 @@ class Table:
         """
         touched = set(self._refused)
         forget: set[tuple[int, str, int]] = set()
+        made = {name: self._frontends_of(service)
+                for name, service in changed.items()}
+        self._take_over(made)
         for name, service in changed.items():
             before = self._frontends.get(name, ())
             had = self._had(name, before)
-            self._claim(name, service, touched)
+            self._claim(name, service, made[name], touched)
             now = self._frontends.get(name, ())
             forget |= {(number, target.address, target.port) for number, target
                        in had - self._had(name, now)}
@@ -221,7 +229,36 @@ class Table:
                     _text(key), owner)
         return found
 
-    def _claim(self, name, service, touched):
+    def _frontends_of(self, service):
+        if service is None:
+            return ()
+        found = [*frontends.frontends(service, self._node, self._zone)]
+        if self._outside:
+            found += frontends.outside(service, self._node, self._zone)
+        return tuple(found)
+
+    def _take_over(self, made):
+        """Go on with the numbers that are known.
+
+        A number that two want, or two of which one wants, may have been
+        another service's.
+        """
+        wanted, wanting = (collections.defaultdict(set) for _ in range(2))
+        if self._known:
+            for name, items in made.items():
+                for item in items:
+                    number = self._known.get(item.key)
+                    if number:
+                        wanted[name, item.group].add(number)
+                        wanting[number].add((name, item.group))
+        for (name, group), numbers in wanted.items():
+            number = min(numbers)
+            if len(numbers) == len(wanting[number]) == 1:
+                self._numbers.setdefault(name, {})[group] = number
+                self._names[number] = name
+        self._known = {}
+
+    def _claim(self, name, service, items, touched):
         for item in self._frontends.pop(name, ()):
             claims = self._claims[item.key]
             claims.pop(name, None)
@@ -234,12 +271,9 @@ class Table:
         if service is None:
             return
         self._services[name] = service
-        found = [*frontends.frontends(service, self._node, self._zone)]
-        if self._outside:
-            found += frontends.outside(service, self._node, self._zone)
-        self._frontends[name] = tuple(found)
+        self._frontends[name] = items
         numbers = self._numbers.setdefault(name, {})
-        for item in self._frontends[name]:
+        for item in items:
             if item.group not in numbers:
                 number = numbers[item.group] = self._allocate()
                 self._names[number] = name
@@ -283,8 +317,10 @@ class Table:
         backends, addresses, gone, released = {}, {}, [], []
         lost = False
         # What is in force comes before what is new, if there is little room.
+        # The ports of an address come before what refuses all others, and go
+        # after it.
         for key in sorted(touched, key=lambda key: (
-                key not in self._rows, key)):
+                key not in self._rows, not key.port, key)):
             name = self.owner(key)
             item = self._claims[key][name] if name is not None else None
             had = self._alive.pop(key, frozenset())
@@ -314,6 +350,7 @@ class Table:
             row = Row(number, len(item.targets), service, item.affinity)
             if self._rows.get(key) != row:
                 self._rows[key] = addresses[key] = row
+        gone.sort(key=lambda key: key.port)
         return Plan(backends, ranges, addresses, tuple(gone),
                     tuple(self._unused(released)), unused, forget, lost)
 
@@ -344,6 +381,15 @@ class Table:
                 self._written -= len(targets)
                 yield number, len(targets)
 
+    def held(self) -> dict[tuple[int, str, int], str]:
+        """Targets that clients may have by affinity.
+
+        :returns: (Row.service, address, port) -> MAC address.
+        """
+        return {(number, target.address, target.port): target.mac
+                for name, items in self._frontends.items()
+                for number, target in self._had(name, items)}
+
     def _had(self, name, items):
         """All (Row.service, target) that clients may have."""
         return {(self._numbers[name][item.group], target)
@@ -370,7 +416,8 @@ class Table:
 
 def counts(services: Iterable[model.Service]) -> collections.Counter:
     """How many services, ports and backends there are."""
-    found: collections.Counter[str] = collections.Counter()
+    found: collections.Counter[str] = collections.Counter(
+        services=0, ports=0, backends=0)
     for service in services:
         found['services'] += 1
         found['ports'] += len(service.ports)

@@ -50,21 +50,20 @@ class Search:
     """Runs cases.
 
     :param seed: the same one gives the same cases.
-    :param decisions: how many packets are to be judged.
-    :param nodes: as check.Check has them.
-    :param progress: called with a check.Count now and then.
+    :param count: what counts decisions: it has ``full``.
+    :param strategy: of cases, which have dumps().
+    :param check: called with a case, a number to be random by, the count
+        and, while a case that differs is made smaller, the one question to
+        ask; raises, if possible with a ``question``.
+    :param progress: called with the count now and then.
     """
 
-    def __init__(self, seed, decisions, nodes=None, sample=100, between=16,
-                 progress=None, kinds=strategies_policies.KINDS, **more):
+    def __init__(self, seed, count, strategy, check, progress=None):
         self._seeds = random.Random(seed)
-        self.count = check.Count(limit=decisions)
-        self._nodes = nodes
-        self._sample = sample
-        self._between = between
+        self.count = count
+        self._strategy = strategy
+        self._check = check
         self._progress = progress or (lambda count: None)
-        self._kinds = kinds
-        self._more = more
         self._smallest = None
         self._question = None
         self._told = time.monotonic()
@@ -84,8 +83,7 @@ class Search:
             print_blob=False, report_multiple_bugs=False,
             suppress_health_check=list(hypothesis.HealthCheck),
             phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink))
-        @hypothesis.given(strategies_worlds.worlds(self._kinds),
-                          st.integers(0, 1 << 32))
+        @hypothesis.given(self._strategy, st.integers(0, 1 << 32))
         def examples(case, salt):
             self._one(case, salt)
 
@@ -104,13 +102,12 @@ class Search:
     def _one(self, case, salt):
         if self.count.full:
             raise _Enough
-        count, more = self.count, dict(self._more)
-        if self._smallest is not None:
-            # What is smaller shall have the same difference.
-            count, more = check.Count(), {**more, 'only': self._question}
         try:
-            check.Check(strategies_worlds.HOSTS, self._nodes, self._sample,
-                        self._between, count, **more).run(case, salt)
+            if self._smallest is None:
+                self._check(case, salt, self.count, None)
+            else:
+                # What is smaller shall have the same difference.
+                self._check(case, salt, type(self.count)(), self._question)
         except Exception as error:
             if self._smallest is None:
                 self._question = getattr(error, 'question', None)
@@ -121,3 +118,19 @@ class Search:
         if time.monotonic() > self._told + 5:
             self._told = time.monotonic()
             self._progress(self.count)
+
+
+def policies(seed, decisions, nodes=None, sample=100, between=16,
+             progress=None, kinds=strategies_policies.KINDS, **more):
+    """A Search for differences about policies.
+
+    :param decisions: how many packets are to be judged.
+    :param nodes: as check.Check has them.
+    """
+    def run(case, salt, count, question):
+        also = more if question is None else {**more, 'only': question}
+        check.Check(strategies_worlds.HOSTS, nodes, sample, between, count,
+                    **also).run(case, salt)
+
+    return Search(seed, check.Count(limit=decisions),
+                  strategies_worlds.worlds(kinds), run, progress)

@@ -100,6 +100,24 @@ class TestServices(ServicesCase):
         self.create(pods.policy('closed', {'app': 'server'},
                                 policyTypes=['Ingress']))
         self.ask_all(self.client, targets, None)
+        self.delete('networkpolicy', 'closed')
+        self.ask_all(self.client, targets, 'answer')
+        # The same by addresses: those of the backends, not of the service.
+        self.create(self._only_to(*(address for address, _port in targets)))
+        self.ask_all(self.client, targets, None)
+        self.create(self._only_to(*(
+            address for server in self.servers
+            for address in server.addresses)))
+        self.ask_all(self.client, targets, 'answer')
+        for server in self.servers:
+            self.assertReaches(self.client, server)
+
+    def _only_to(self, *addresses):
+        """The policy 'backends' with addresses in place of a selector."""
+        return pods.policy('backends', {}, policyTypes=['Egress'], egress=[{
+            'to': [{'ipBlock': {'cidr': '%s/%d' % (
+                address, 128 if ':' in address else 32)}}
+                for address in addresses]}])
 
     def test_an_open_connection_outlives_the_agent_and_the_service(self):
         address, address6 = self.serve()

@@ -44,6 +44,14 @@ class Node:
             socket.AF_INET if version == 4 else socket.AF_INET6, kind)
 
 
+def ask(*question):
+    """As pods.ask(), on a node that may be about to start."""
+    try:
+        return pods.ask(*question)
+    except OSError as error:
+        return error.strerror
+
+
 class TestServicesOfNodes(base.TestCase):
 
     def setUp(self):
@@ -68,7 +76,7 @@ class TestServicesOfNodes(base.TestCase):
     def ask_all(self, targets, wanted):
         """Within seconds every node gets a wanted answer, several times."""
         def answers():
-            return {(str(place), address, port, protocol, time): pods.ask(
+            return {(str(place), address, port, protocol, time): ask(
                 place, address, port, protocol) for place in self.places
                 for address, port in targets for protocol in ('tcp', 'udp')
                 for time in range(4)}
@@ -131,6 +139,25 @@ class TestServicesOfNodes(base.TestCase):
         for name in self.lab.nodes:
             self.stop(name + '/agent', '--kill')
         self.ask_all(targets, 'answer')
+
+    def test_after_a_reboot_without_a_controller(self):
+        """What is on disk is in force before anybody answers."""
+        server, = self.pods(pods.manifest('server', {'app': 'server'},
+                                          self.other_node))
+        self.echo(server)
+        found = self.serve()
+        targets = [(address, 80) for address in found]
+        self.ask_all(targets, 'answer')
+        file = (self.lab.root(self.node) /
+                'var/lib/kuryr-cilium/services.json')
+        base.wait_until(lambda: all(
+            address in file.read_text() for address in found), 10,
+            'the service is on disk')
+        self.stop('controller')
+        self.lab.part('reboot', self.node)
+        self.places = [Node(self.lab, self.node)]
+        self.ask_all(targets, 'answer')
+        self.start('controller')
 
     def test_the_api_server(self):
         """By the address of its service, TLS: it says that it is TLS."""

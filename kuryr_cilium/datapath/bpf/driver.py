@@ -221,6 +221,16 @@ class BPFDriver(driver.Driver):
     def conflicts(self) -> Mapping[str, str]:
         return self._services.conflicts()
 
+    def backends(self, address: str, port: int, protocol: int
+                 ) -> Optional[driver.Asked]:
+        if rows.canonical(address) != address:
+            raise ValueError('address %s is not canonical' % address)
+        if not 0 < port <= 65535:
+            raise ValueError('port %d is not 1 to 65535' % port)
+        if not 0 <= protocol <= 255:
+            raise ValueError('protocol %d is not 0 to 255' % protocol)
+        return self._services.backends(address, port, protocol)
+
     def events(self) -> Iterator[driver.FlowEvent]:
         return events.read(self._maps.fd(maps.EVENTS), self._names,
                            self._stopped)

@@ -19,6 +19,7 @@ from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import maps as maps_
 from kuryr_cilium.datapath.bpf import writer as writer_
+from kuryr_cilium.datapath import driver
 from kuryr_cilium import exceptions
 from kuryr_cilium.lb import frontends
 from kuryr_cilium.lb import model
@@ -87,7 +88,7 @@ class Services:
                 self._table = plan.Table(
                     node.name, node.zone,
                     lambda: self._writer.allocate('backends'),
-                    outside=self._outside)
+                    outside=self._outside, known=self._rows_in_force())
             known = self._table.services
             changed: dict[str, Optional[model.Service]] = {
                 name: service for name, service in services.items()
@@ -110,6 +111,30 @@ class Services:
         """Id of the service with a number; '' if there is none."""
         table = self._table
         return table.names.get(number, '') if table else ''
+
+    def backends(self, address: str, port: int, protocol: int
+                 ) -> Optional[driver.Asked]:
+        """Who gets what pods send to an address, as the programs find it.
+
+        :returns: None if it is no service's.
+        """
+        any_ = frontends.ANY[frontends.family(address)]
+        first, last = self._node_ports
+        keys = [frontends.Key(address, port, protocol)]
+        with self._writer.lock:
+            if first <= port <= last and self._get(
+                    ADDRESSES, _node_key(address)):
+                keys.append(frontends.Key(any_, port, protocol))
+            keys.append(frontends.Key(address, 0, 0))
+            found = next(filter(None, (
+                self._get(ADDRESSES, _key(key)) for key in keys)), None)
+            if found is None:
+                return None
+            row = layout.Svc.unpack(found)
+            targets = (self._get(BACKENDS, layout.BackendKey(
+                row.backends, index).pack()) for index in range(row.count))
+            return driver.Asked(self.name(row.number), tuple(
+                layout.Backend.unpack(target)[:2] for target in targets))
 
     def conflicts(self) -> Mapping[str, str]:
         """Services that want an address that another one has: id -> why."""
@@ -159,7 +184,8 @@ class Services:
             self._purge()
         elif planned.unused or planned.open or planned.forget:
             writer_.wait_for_packets()
-            self._forget(planned.forget)
+            if planned.forget:
+                self._forget(lambda target, mac: target in planned.forget)
             self._delete(RANGES, [layout.SourceKey(*key).pack()
                                   for key in planned.open])
             self._delete(BACKENDS, [
@@ -170,17 +196,30 @@ class Services:
             with self._lock:
                 self._lost = True
 
-    def _forget(self, targets):
-        """Let clients that have one of these by affinity choose again."""
-        if not targets:
-            return
+    def _forget(self, lost):
+        """Let clients that have a lost target by affinity choose again.
+
+        :param lost: called with (Row.service, address, port), and the MAC
+            address if the target was found without a router.
+        """
         gone = []
         for key, value in libbpf.map_items(self._maps.fd(AFFINITY)):
             found = layout.Affinity.unpack(value)
             number = layout.AffinityKey.unpack(key).service
-            if (number, found.address, found.port) in targets:
+            if lost((number, found.address, found.port), found.mac):
                 gone.append(bytes(key))
         self._delete(AFFINITY, gone)
+
+    def _rows_in_force(self):
+        """Key -> number of its service, whoever has written it."""
+        found = {}
+        for key, value in libbpf.map_items(self._maps.fd(ADDRESSES)):
+            key = layout.SvcKey.unpack(key)
+            if key.protocol != _NODE_PROTOCOL:
+                found[frontends.Key(key.address, key.port, key.protocol,
+                                    key.scope)] = layout.Svc.unpack(
+                                        value).number
+        return found
 
     def _begin(self):
         # What a writer that was stopped has written, and nothing leads to:
@@ -200,9 +239,15 @@ class Services:
     def _purge(self):
         """Delete what an earlier process has left."""
         rows = {*map(_key, self._table.rows), *map(_node_key, self._nodes)}
-        self._delete(ADDRESSES, [
+        # What refuses other ports goes before the ports, as in a plan.
+        self._delete(ADDRESSES, sorted((
             bytes(key) for key, _ in libbpf.map_items(
-                self._maps.fd(ADDRESSES)) if bytes(key) not in rows])
+                self._maps.fd(ADDRESSES)) if bytes(key) not in rows),
+            key=lambda key: layout.SvcKey.unpack(key).port))
+        writer_.wait_for_packets()
+        held = self._table.held()
+        self._forget(lambda target, mac: target not in held or mac not in (
+            None, held[target]))
         self._purge_backends(self._table.sets)
         ranges = self._table.ranges
         self._purge_ranges(lambda key: key in ranges)
@@ -228,6 +273,9 @@ class Services:
         return layout.Backend(
             target.address, target.port, target.mac or None,
             self._network(target.network_id) if target.mac else 0).pack()
+
+    def _get(self, table, key):
+        return libbpf.map_lookup(self._maps.fd(table), key)
 
     def _write(self, table, rows):
         def write(part):

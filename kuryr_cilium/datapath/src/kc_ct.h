@@ -165,15 +165,20 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 		}
 		/* The answers would be taken for the service's. */
 		if (ct && ct->nat_port && !(ct->flags & KC_CT_ALIAS) &&
-		    !c->backend.set)
+		    !c->backend.set && !kc_ct_expired(ct, p->proto, now) &&
+		    !(opening && ct->flags & KC_CT_CLOSING))
 			return KC_DROP_SERVICE_TUPLE;
 	}
 	/* An entry that is about to be swept is not written to. */
 	e->action = ct && !half ? KC_DO_REOPEN : KC_DO_OPEN;
-	/* What services keep of a flow opens nothing to others. */
-	if (ct && (ct->flags & (KC_CT_ALIAS | KC_CT_HAIRPIN) ||
-		   kc_ct_expired(ct, p->proto, now)))
+	if (ct && kc_ct_expired(ct, p->proto, now))
 		ct = NULL;
+	/* What services keep of a flow is nobody's who claims their address. */
+	if (ct && ct->flags & (KC_CT_ALIAS | KC_CT_HAIRPIN)) {
+		if (e->direction == KC_INGRESS && !(e->ct_flags & KC_CT_OWN))
+			return KC_DROP_SERVICE_TUPLE;
+		ct = NULL;
+	}
 	/*
 	 * A hit does not excuse an opening packet, unless it repeats the one
 	 * by which the connection was opened: else a pod that may not send to
@@ -196,13 +201,13 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 			 kc_ct_recheck(skb, ct, &k, e, &c->query);
 		e->flags = ct->flags;
 		kc_ct_touch(ct, p, e->direction, now);
-		if (reason)
-			return reason;
 		if (ct->nat_port && e->direction == KC_INGRESS) {
 			c->source.set = KC_NAT_SET;
 			c->source.port = ct->nat_port;
 			kc_copy16(c->source.addr, ct->nat);
 		}
+		if (reason)
+			return reason;
 		if (p->tcp_flags & (KC_TCP_FIN | KC_TCP_RST))
 			kc_ct_close(ct, p, e->direction);
 		if (ct->flags & KC_CT_CLOSING)

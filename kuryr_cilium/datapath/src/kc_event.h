@@ -4,7 +4,7 @@
 #define KC_EVENT_H
 
 #include <linux/pkt_cls.h>
-#include "kc_packet.h"
+#include "kc_find.h"
 
 #define KC_EVENT_RATE 100	/* if the agent has not said otherwise */
 
@@ -23,6 +23,29 @@ static __always_inline bool kc_event_allowed(__u32 endpoint, bool drop,
 		rate->count = 0;
 	}
 	return rate->count++ < (limit ? limit : KC_EVENT_RATE);
+}
+
+/*
+ * The number of the service that the pod of an end (of an uplink: the client)
+ * asks, or is answered by; 0 for none. A packet that needed no service to be looked for has only its
+ * address.
+ */
+static __always_inline __u32 kc_event_service(struct kc_call *c, bool far)
+{
+	const struct kc_packet *p = &c->packet;
+	struct kc_end *e = kc_this_end(c, far);
+	const struct kc_nat *asked;
+	const struct kc_svc *svc;
+
+	if ((e->direction == KC_EGRESS || !e->number) && c->service.service)
+		return c->service.service;
+	asked = e->direction == KC_EGRESS ? &c->service : &c->source;
+	if (!asked->set)
+		return 0;
+	svc = kc_svc_of(&c->svc, asked->addr, asked->port,
+			p->flags & KC_PACKET_ERROR ? c->quoted.proto :
+						     p->proto);
+	return svc ? svc->number : 0;
 }
 
 /* Tell of a drop, or (KC_ALLOWED) of the first packet of a connection. */
@@ -57,7 +80,7 @@ __noinline int kc_tell(struct __sk_buff *skb, bool far, __u32 reason)
 	event->proto = p->proto;
 	event->direction = e->direction;
 	event->reason = reason;
-	event->service = far ? 0 : c->service.service;
+	event->service = kc_event_service(c, far);
 	bpf_ringbuf_submit(event, 0);
 	return 0;
 }

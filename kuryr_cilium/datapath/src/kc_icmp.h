@@ -82,6 +82,9 @@ __noinline int kc_judge_error(struct __sk_buff *skb, bool far)
 	ct = kc_ct_find(&k, &half);
 	/* The pod answers a service: its backend gets it. */
 	if (ct && ct->flags & KC_CT_ALIAS && out && !far) {
+		c->service.set = KC_NAT_SET;
+		c->service.port = quoted->sport;
+		kc_copy16(c->service.addr, quoted->saddr);
 		c->backend.port = ct->nat_port;
 		kc_copy16(c->backend.addr, ct->nat);
 		reason = kc_rewrite_error(skb, false);

@@ -254,14 +254,14 @@ static __always_inline const struct kc_svc *kc_out_service(struct kc_call *c)
 
 	c->svc.scope = KC_SCOPE_OUTSIDE;
 	kc_copy16(c->svc.addr, p->daddr);
-	svc = kc_svc_find(c, p->dport, p->proto);
+	svc = kc_svc_find(&c->svc, p->dport, p->proto);
 	if (svc || port < range >> 16 || port > (range & 0xffff) ||
 	    kc_out_here(p->daddr) != KC_HERE_NODE)
 		return svc;
 	__builtin_memset(c->svc.addr, 0, 16);
 	if (!(p->flags & KC_PACKET_V6))
 		kc_map4(c->svc.addr, 0);
-	return kc_svc_find(c, p->dport, p->proto);
+	return kc_svc_find(&c->svc, p->dport, p->proto);
 }
 
 static __always_inline bool kc_out_may_ask(const struct kc_packet *p,

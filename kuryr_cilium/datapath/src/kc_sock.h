@@ -79,36 +79,13 @@ static __always_inline void kc_sock_key(struct kc_sock_key *key,
 static __always_inline const struct kc_svc *
 kc_sock_service(const struct kc_sock *asked, __u8 proto)
 {
-	struct kc_svc_key key = { .port = asked->port, .proto = proto };
-	__u32 range = kc_meta(KC_META_NODE_PORTS);
-	__u16 port = bpf_ntohs(asked->port);
-	bool v4 = kc_mapped(asked->addr);
-	const struct kc_svc *svc;
+	struct kc_svc_key key = {};
 
 	/* To the kernel the address of all zeros is this host, not any node. */
-	if (kc_zero16(asked->addr) || (v4 && !((__u32 *)asked->addr)[3]))
+	if (kc_zero16(asked->addr) || (kc_mapped(asked->addr) &&
+				       !((__u32 *)asked->addr)[3]))
 		return NULL;
-	kc_copy16(key.addr, asked->addr);
-	svc = bpf_map_lookup_elem(&kc_svc_v1, &key);
-	if (svc)
-		return svc;
-	key.port = 0;
-	key.proto = KC_PROTO_NODE;
-	if (port >= range >> 16 && port <= (range & 0xffff) &&
-	    bpf_map_lookup_elem(&kc_svc_v1, &key)) {
-		__builtin_memset(key.addr, 0, 16);
-		if (v4)
-			kc_map4(key.addr, 0);
-		key.port = asked->port;
-		key.proto = proto;
-		svc = bpf_map_lookup_elem(&kc_svc_v1, &key);
-		if (svc)
-			return svc;
-		kc_copy16(key.addr, asked->addr);
-		key.port = 0;
-	}
-	key.proto = 0;
-	return bpf_map_lookup_elem(&kc_svc_v1, &key);
+	return kc_svc_of(&key, asked->addr, asked->port, proto);
 }
 
 /*

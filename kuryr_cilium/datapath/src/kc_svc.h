@@ -16,42 +16,6 @@
 
 /* As many backends are tried if a flow would be taken for another one. */
 #define KC_TRIES 4
-/* A row with this protocol, and port 0, says that an address is a node's. */
-#define KC_PROTO_NODE 255
-
-static __always_inline const struct kc_svc *
-kc_svc_find(struct kc_call *c, __be16 port, __u8 proto)
-{
-	c->svc.port = port;
-	c->svc.proto = proto;
-	return bpf_map_lookup_elem(&kc_svc_v1, &c->svc);
-}
-
-/* The service that the packet is addressed to; NULL: none. */
-static __always_inline const struct kc_svc *kc_svc_of(struct kc_call *c)
-{
-	const struct kc_packet *p = &c->packet;
-	__u32 range = kc_meta(KC_META_NODE_PORTS);
-	__u16 port = bpf_ntohs(p->dport);
-	const struct kc_svc *svc;
-
-	c->svc.scope = KC_SCOPE_INSIDE;
-	kc_copy16(c->svc.addr, p->daddr);
-	svc = kc_svc_find(c, p->dport, p->proto);
-	if (svc)
-		return svc;
-	if (port >= range >> 16 && port <= (range & 0xffff) &&
-	    kc_svc_find(c, 0, KC_PROTO_NODE)) {
-		__builtin_memset(c->svc.addr, 0, 16);
-		if (!(p->flags & KC_PACKET_V6))
-			kc_map4(c->svc.addr, 0);
-		svc = kc_svc_find(c, p->dport, p->proto);
-		if (svc)
-			return svc;
-		kc_copy16(c->svc.addr, p->daddr);
-	}
-	return kc_svc_find(c, 0, 0);
-}
 
 /* Whether a connection to a backend is one of this flow, or there is none. */
 static __always_inline bool kc_svc_free(struct __sk_buff *skb,
@@ -273,12 +237,12 @@ __noinline int kc_service(struct __sk_buff *skb)
 				goto found;
 		}
 	}
-	svc = kc_svc_of(c);
+	svc = kc_svc_of(&c->svc, p->daddr, p->dport, p->proto);
 	if (!svc)
 		return 0;
+	c->service.service = svc->number;
 	if (p->flags & KC_PACKET_ANSWER)
 		return KC_DROP_NO_CONNECTION;
-	c->service.service = svc->number;
 	if (!svc->count)
 		return KC_DROP_NO_BACKEND;
 	number = e->number;

@@ -34,6 +34,7 @@ from kuryr_cilium.cli import cluster
 from kuryr_cilium.cli import compiled
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.k8s import resources
+from kuryr_cilium.lb import model as lb
 from kuryr_cilium.monitor import events
 from kuryr_cilium.policy import entities
 from kuryr_cilium import vif as kc_vif
@@ -75,6 +76,7 @@ class Node(fixtures.Fixture):
         self.driver = self.scene.driver()
         self._node(self.host, self.scene.node.v4, self.scene.node.v6)
         self.records = {}
+        self.services = {}
         for pod in self.scene.pods:
             self._pod(pod)
         self.ring = events.Ring(100)
@@ -86,16 +88,28 @@ class Node(fixtures.Fixture):
                 self.records.values(), self.view, {},
                 self.driver.connections()),
             '/v1/policies': lambda: describe.policies(self.view),
+            '/v1/services': lambda: describe.services(
+                self.services, None, {}, self.driver.conflicts()),
             '/v1/rulesets': lambda: [
                 dataclasses.asdict(found)
                 for found in self.driver.entries()],
-        }, self.ring, {'/v1/trace': lambda query: agent_trace.answer(
-            self.driver, query)})
+        }, self.ring, {
+            '/v1/trace': lambda query: agent_trace.answer(
+                self.driver, query),
+            '/v1/backends': lambda query: agent_trace.backends(
+                self.driver, query)})
         server.start()
         self.addCleanup(server.stop)
         self.load()
         for record in self.records.values():
             self.driver.activate(kc_vif.facts(record.vif).vif_id)
+
+    def serve(self, *found):
+        """Have services in force, and every node's address has node ports."""
+        self.services = {service.id: service for service in found}
+        self._test.assertEqual({}, self.driver.serve(
+            self.services, lb.Node(self.host),
+            frozenset((self.scene.node.v4, self.scene.node.v6))))
 
     def load(self):
         """What controller and agent do when something has changed."""
@@ -323,6 +337,52 @@ class TestTrace(TraceCase):
         self.assertEqual('waiting', self.cli(
             'policy', 'list', '--namespace', self.node.namespace)[0][
                 'state'])
+
+
+class TestServices(TraceCase):
+
+    VIP = ('172.30.0.1', 'fd30::1')
+
+    def serve(self, *names):
+        backends = tuple(lb.Backend(self.node.address(name, version), 8080)
+                         for name in names for version in (4, 6))
+        self.node.serve(lb.Service(
+            self.node.namespace, 'web', '', self.VIP,
+            ports=(lb.Port('', 6, 80, 30080, backends),)))
+
+    def ask(self, destination, *args):
+        found = self.cli('policy', 'trace', '--from', self.named('a'), '--to',
+                         destination, *args)
+        self.assertEqual([], found['faults'])
+        return found['verdict'], [
+            (backend['address'], backend['port'], backend['to']['name'],
+             backend['verdict']) for backend in found['backends']]
+
+    def test_by_name_and_address(self):
+        self.serve('b', 'a')
+        self.node.policy(resources.NETWORK_POLICIES, 'closed', {
+            'podSelector': {'matchLabels': {'app': 'b'}}})
+        v4, v6 = ([(self.node.address(name, version), 8080, self.named(name),
+                    verdict) for name, verdict in (('a', 'allow'),
+                                                   ('b', 'deny'))]
+                  for version in (4, 6))
+        name = 'service/%s/web' % self.node.namespace
+        self.assertEqual(('mixed', v4 + v6), self.ask(name))
+        self.assertEqual(('mixed', v4), self.ask(self.VIP[0] + ':80'))
+        self.assertEqual(('mixed', v6), self.ask(self.VIP[1], '--port', '80'))
+        self.assertEqual(('mixed', v4 + v6), self.ask(
+            'node/' + self.node.host, '--port', '30080'))
+        # A port that the service has not, and a backend by itself.
+        self.assertEqual(('refused', []), self.ask(name, '--port', '81'))
+        self.assertEqual('deny', self.trace('a', 'b', '--port', '8080')[
+            'verdict'])
+
+    def test_nobody_serves(self):
+        self.serve()
+        self.assertEqual(('refused', []), self.ask(self.VIP[0] + ':80'))
+        self.node.serve()
+        self.assertEqual('allow', self.trace('a', self.VIP[0] + ':80')[
+            'verdict'])
 
 
 class TestCustomKinds(TraceCase):

@@ -174,6 +174,24 @@ class TestTranslation(ServiceCase):
         out = self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, ACK))
         self.assertEqual(OTHER[4], out.flow[1])
 
+    def test_nobody_else_answers_for_a_service(self):
+        self.service(VIP[4], 80, p.UDP, [(PEER[4], 53)])
+        self.sent(l4(A.v4, VIP[4], p.UDP, 4000, 80))
+        before = self.entries()
+        self.received(l4(VIP[4], A.v4, p.UDP, 80, 4000), Reason.SERVICE_TUPLE)
+        self.assertEqual(before, self.entries())
+        self.received(l4(VIP[4], A.v4, p.UDP, 80, 4001))
+
+    def test_a_port_that_is_used_again_without_the_service(self):
+        self.service(VIP[4], backends=[(PEER[4], 8080)])
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80))
+        self.received(l4(PEER[4], A.v4, p.TCP, 8080, 4000, SYN_ACK))
+        self.sent(l4(A.v4, PEER[4], p.TCP, 4000, 8080), Reason.SERVICE_TUPLE)
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, p.RST))
+        self.sent(l4(A.v4, PEER[4], p.TCP, 4000, 8080))
+        back = self.received(l4(PEER[4], A.v4, p.TCP, 8080, 4000, SYN_ACK))
+        self.assertEqual((PEER[4], A.v4, 8080, 4000), back.flow)
+
     def test_expired_and_used_again(self):
         self.service(VIP[4], 80, p.UDP, [(PEER[4], 53)])
         self.sent(l4(A.v4, VIP[4], p.UDP, 4000, 80))
@@ -287,6 +305,85 @@ class TestPolicy(ServiceCase):
                       Reason.POLICY_CHANGED)
 
 
+class TestEvents(ServiceCase):
+    """Whatever the packet of a flow, its service is named."""
+
+    def assertTold(self, *services):
+        self.assertEqual(list(services), [
+            event.service for event in self.bench.told()])
+
+    def cut(self, pod=A):
+        self.bench.told()
+        self.bench.endpoint(pod, ALLOW, DENY)
+        self.bench.next_epoch()
+
+    def test_later_packets(self):
+        for version in FAMILIES:
+            for protocol in PROTOCOLS:
+                with self.subTest(version=version, protocol=protocol):
+                    self._later_packets(version, protocol)
+
+    def _later_packets(self, version, protocol):
+        mine, vip, peer = A.address(version), VIP[version], PEER[version]
+        changed = Reason.POLICY_CHANGED
+        self.bench.endpoint(A)
+        self.bench.next_epoch()
+        self.service(vip, 80, protocol, [(peer, 8080)])
+        self.sent(l4(mine, vip, protocol, 4000, 80))
+        answer = self.received(l4(peer, mine, protocol, 8080, 4000, SYN_ACK))
+        self.assertTold(7)
+        self.cut()
+        self.sent(l4(mine, vip, protocol, 4000, 80, ACK), changed)
+        self.received(l4(peer, mine, protocol, 8080, 4000, ACK), changed)
+        # Errors about it, each way.
+        self.sent(p.ip(mine, vip, *p.error(mine, vip, answer.packet)),
+                  changed)
+        self.received(p.ip(peer, mine, *p.error(
+            peer, mine, l4(mine, peer, protocol, 4000, 8080))), changed)
+        self.assertTold(7, 7, 7, 7)
+
+    def test_by_node_port(self):
+        self.bench.set_meta(layout.Meta.NODE_PORTS, 30000 << 16 | 32767)
+        self.bench.update('kc_svc', layout.SvcKey(
+            0, NODE[4], 0, 255).pack(), layout.Svc(0, 0, 0, 0).pack())
+        self.service('0.0.0.0', 30080, backends=[(PEER[4], 8080)])
+        self.sent(l4(A.v4, NODE[4], p.TCP, 4000, 30080))
+        self.cut()
+        self.sent(l4(A.v4, NODE[4], p.TCP, 4000, 30080, ACK),
+                  Reason.POLICY_CHANGED)
+        self.assertTold(7)
+
+    def test_of_no_connection(self):
+        self.service(VIP[4], backends=[(PEER[4], 8080)])
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, ACK),
+                  Reason.NO_CONNECTION)
+        self.assertTold(7)
+
+    def test_service_that_is_gone(self):
+        self.service(VIP[4], backends=[(PEER[4], 8080)])
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80))
+        libbpf.map_delete(self.bench.fd('kc_svc'), layout.SvcKey(
+            0, VIP[4], 80, p.TCP).pack())
+        self.cut()
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, ACK),
+                  Reason.POLICY_CHANGED)
+        self.assertTold(0)
+
+    def test_neighbours(self):
+        # B, the backend, knows nothing of the service.
+        for pod in (A, B):
+            self.bench.endpoint(pod, fastpath=True)
+        self.service(VIP[4], backends=[(B.v4, 8080)])
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80))
+        self.assertEqual([(A.number, 7), (B.number, 0)], [
+            (event.endpoint, event.service) for event in self.bench.told()])
+        self.bench.endpoint(B, DENY, ALLOW, fastpath=True)
+        self.bench.next_epoch()
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80), Reason.POLICY_CHANGED)
+        self.assertEqual([(B.number, 0)], [
+            (event.endpoint, event.service) for event in self.bench.told()])
+
+
 class TestHop(ServiceCase):
 
     def test_backend_is_a_neighbour(self):
@@ -363,6 +460,38 @@ class TestChoice(ServiceCase):
         self.sent(l4(A.v4, PEER[4], p.UDP, 4001, 53))
         self.sent(l4(A.v4, VIP[4], p.UDP, 4001, 80), Reason.SERVICE_TUPLE)
 
+    def test_the_backend_itself_from_a_port_of_a_service(self):
+        self.service(VIP[4], backends=[(PEER[4], 8080)])
+        self.service(VIP[4], 80, p.UDP, [(PEER[4], 8080)])
+
+        def ask(address, port, protocol, flags=SYN, expected=REDIRECT):
+            self.assertOut(expected, l4(A.v4, address, protocol, 4000, port,
+                                        flags))
+
+        for protocol in PROTOCOLS:
+            ask(VIP[4], 80, protocol)
+            self.received(l4(PEER[4], A.v4, protocol, 8080, 4000, SYN_ACK))
+            # Its answers would be taken for the service's.
+            ask(PEER[4], 8080, protocol, SYN, Reason.SERVICE_TUPLE)
+            if protocol == p.TCP:
+                ask(VIP[4], 80, protocol, p.RST)
+                # What is closed is opened by nothing else.
+                ask(PEER[4], 8080, protocol, ACK, Reason.SERVICE_TUPLE)
+            else:
+                self.bench.age(200, HALF)
+            ask(PEER[4], 8080, protocol)
+            back = self.received(l4(PEER[4], A.v4, protocol, 8080, 4000,
+                                    SYN_ACK))
+            self.assertEqual(PEER[4], back.flow[0])
+            # And now the other way round.
+            ask(VIP[4], 80, protocol, SYN, Reason.SERVICE_TUPLE)
+            self.bench.age(90000)
+            self.bench.age(90000, HALF)
+            ask(VIP[4], 80, protocol)
+            back = self.received(l4(PEER[4], A.v4, protocol, 8080, 4000,
+                                    SYN_ACK))
+            self.assertEqual(VIP[4], back.flow[0])
+
 
 class TestHairpin(ServiceCase):
 
@@ -388,13 +517,11 @@ class TestHairpin(ServiceCase):
             mine, self_ = A.address(version), SELF[version]
             self.service(VIP[version], 80, p.UDP, [(mine, 8080)])
             self.sent(l4(mine, VIP[version], p.UDP, 4000, 80))
-            self.bench.endpoint(A, DENY, ALLOW)
-            self.bench.next_epoch()
             # From beyond the switch, under the address of the pod itself.
             self.received(l4(self_, mine, p.UDP, 4000, 8080),
-                          Reason.POLICY_DENY)
+                          Reason.SERVICE_TUPLE)
             self.received(l4(VIP[version], mine, p.UDP, 80, 4000),
-                          Reason.POLICY_DENY)
+                          Reason.SERVICE_TUPLE)
 
 
 class TestRefusal(ServiceCase):

@@ -461,6 +461,31 @@ class TestAffinity(ServicesCase):
         for sport in range(4003, 4020):
             self.assertEqual(second, self.flow(VIP[4], sport))
 
+    def test_it_outlives_the_agent(self):
+        both = (PEER[4], 53), (OTHER[4], 53)
+        self.update(service(*both, affinity=100))
+        first = self.flow(VIP[4], 4000)
+        second, = {PEER[4], OTHER[4]} - {first}
+        self.begin()
+        self.update(service(*both, affinity=100),
+                    service(*both, name='b', vip=SECOND[4], affinity=100))
+        for sport in range(4001, 4020):
+            self.assertEqual(first, self.flow(VIP[4], sport))
+        # What was lost while the agent was away is forgotten.
+        self.begin()
+        self.update(service((second, 53), affinity=100))
+        self.assertEqual({}, self.rows('kc_affinity'))
+        self.assertEqual(second, self.flow(VIP[4], 4030))
+        # A MAC address may have changed, too.
+        self.bench.age_affinity(200)
+        for mac in ('02:00:00:00:07:01', '02:00:00:00:07:02'):
+            self.begin()
+            self.update(service(model.Backend(
+                second, 53, mac=mac, network_id='net'), affinity=100))
+            self.assertOut(bench.REDIRECT, programs.l4(
+                A.v4, VIP[4], p.UDP, int(mac[-2:]) + 5000, 80))
+            self.assertEqual(mac, p.Parsed(self.bench.frame).dmac)
+
     def test_on_the_link_and_beyond(self):
         near = model.Backend(PEER[4], 53, mac=MACS[PEER[4]],
                              network_id='net')

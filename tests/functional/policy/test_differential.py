@@ -24,7 +24,7 @@ class TestDifferential(base.TestCase):
 
     def test_verdicts_are_the_oracles(self):
         with kernel.nodes(search.OWN) as (place, nodes):
-            running = search.Search(20, 20000, nodes)
+            running = search.policies(20, 20000, nodes)
             place.call(running.run)
         self.assertEqual(20000, running.count.decisions)
         self.assertLess(0, running.count.between)

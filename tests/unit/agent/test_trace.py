@@ -31,6 +31,36 @@ class Datapath:
             'r1', 0, 'allow', '', ('NetworkPolicy/ns/a ingress[0]',),
             'network_policy')
 
+    def backends(self, address, port, protocol):
+        if not port:
+            raise ValueError('port 0 is not 1 to 65535')
+        if address != '172.30.0.1':
+            return None
+        return driver.Asked('ns/web', ((address, port + 1),))
+
+
+class TestBackends(base.TestCase):
+
+    QUERY = {'address': '172.30.0.1', 'port': '80', 'protocol': '6'}
+
+    def ask(self, **query):
+        return trace.backends(Datapath(), {**self.QUERY, **query})
+
+    def test_fields(self):
+        self.assertEqual({'service': 'ns/web', 'backends': [
+            {'address': '172.30.0.1', 'port': 81}]}, self.ask())
+        self.assertEqual({'service': None, 'backends': []},
+                         self.ask(address='10.0.0.1'))
+
+    def test_refusals_name_the_field(self):
+        for field in self.QUERY:
+            for value in ('', 'x') if field != 'address' else ('',):
+                self.assertIn(field if not value else value, str(
+                    self.assertRaises(exceptions.QueryInvalid, self.ask,
+                                      **{field: value})))
+        self.assertIn('port', str(self.assertRaises(
+            exceptions.QueryInvalid, self.ask, port='0')))
+
 
 class TestTrace(base.TestCase):
 

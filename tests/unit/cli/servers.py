@@ -111,6 +111,8 @@ class Agent(fixtures.Fixture):
     :ivar asked: queries of /v1/trace.
     :ivar described: what /v1/policies answers.
     :ivar services: what /v1/services answers.
+    :ivar backends: (address, port, protocol) -> what /v1/backends answers of
+        what is a service's.
     """
 
     def __init__(self, host, objects):
@@ -120,6 +122,7 @@ class Agent(fixtures.Fixture):
         self.asked = []
         self.described = []
         self.services = describe.services({}, None, {}, {})
+        self.backends = {}
         self.load(objects)
 
     def load(self, objects):
@@ -140,7 +143,8 @@ class Agent(fixtures.Fixture):
             '/v1/policies': lambda: self.described,
             '/v1/services': lambda: self.services,
             '/v1/rulesets': self._rulesets,
-        }, self.ring, {'/v1/trace': self._trace})
+        }, self.ring, {'/v1/trace': self._trace,
+                       '/v1/backends': self._backends})
         server.start()
         self.addCleanup(server.stop)
         self.addCleanup(self.ring.close)
@@ -152,6 +156,11 @@ class Agent(fixtures.Fixture):
                     endpoint[direction]['ruleset']
                     for endpoint in self.endpoints
                     for direction in ('ingress', 'egress')})]
+
+    def _backends(self, query):
+        return self.backends.get(
+            (query['address'], int(query['port']), int(query['protocol'])),
+            {'service': None, 'backends': []})
 
     def _trace(self, query):
         self.asked.append(query)

@@ -17,10 +17,12 @@ from unittest import mock
 
 import fixtures
 
+from kuryr_cilium.agent import describe
 from kuryr_cilium.cli import cluster
 from kuryr_cilium.cli import compiled
 from kuryr_cilium.cli import expected
 from kuryr_cilium.cli import trace
+from kuryr_cilium.lb import model as lb
 from kuryr_cilium.linux import netlink
 from kuryr_cilium.policy import model
 from tests import base
@@ -172,6 +174,112 @@ class TestVerdicts(TraceCase):
             '10.0.0.1', 'db', '--port', '1')['verdict'])
         self.assertEqual('deny', self.trace(
             '10.0.0.3', 'db', '--port', '1')['verdict'])
+
+
+class TestServices(TraceCase):
+
+    VIP = {4: '172.30.0.1', 6: 'fd30::1'}
+
+    def setUp(self):
+        super().setUp()
+        self.agent.services = describe.services({'default/db': lb.Service(
+            'default', 'db', '', tuple(self.VIP.values()), ports=(
+                lb.Port('sql', 6, 80), lb.Port('dns', 17, 53),
+                lb.Port('dns-too', 17, 5353)))}, None, {}, {})
+        self.serve('10.0.0.2', '10.0.0.1')
+        self.serve('fd00::3', version=6)
+
+    def serve(self, *addresses, version=4, port=5432):
+        self.agent.backends[self.VIP[version], 80, 6] = {
+            'service': 'default/db', 'backends': [
+                {'address': address, 'port': port} for address in addresses]}
+
+    def test_each_backend_is_judged(self):
+        found = self.trace('web', 'service/default/db', '--port', '80')
+        self.assertEqual({
+            'kind': 'service', 'name': 'default/db', 'node': '', 'uid': '',
+            'addresses': list(self.VIP.values())}, found['to'])
+        self.assertEqual(
+            [('10.0.0.1', 5432, 'default/web', 'allow'),
+             ('10.0.0.2', 5432, 'default/db', 'allow'),
+             ('fd00::3', 5432, 'default/db', 'allow')],
+            [(backend['address'], backend['port'], backend['to']['name'],
+              backend['verdict']) for backend in found['backends']])
+        self.assertEqual((80, 'allow', []), tuple(
+            found[name] for name in ('port', 'verdict', 'faults')))
+        check, = found['backends'][1]['ingress']['checks']
+        self.assertEqual([RULE], check['loaded']['rules'])
+        self.assertNotIn('egress', found)
+
+    def test_backends_may_differ(self):
+        self.serve('10.0.0.2', '198.51.100.9', port=80)
+        found = self.trace('web', 'service/default/db')
+        self.assertEqual(('mixed', 80), (found['verdict'], found['port']))
+        self.assertEqual(['deny', 'allow', 'allow'], [
+            backend['verdict'] for backend in found['backends']])
+
+    def test_none_is_ready(self):
+        for version in (4, 6):
+            self.serve(version=version)
+        self.assertEqual('refused', self.trace(
+            'web', 'service/default/db')['verdict'])
+        code, text = self.run_cli('policy', 'trace', '--from', 'web', '--to',
+                                  'service/default/db')
+        self.assertEqual(0, code)
+        self.assertIn('none is ready', text)
+
+    def test_by_address(self):
+        for words in (('172.30.0.1', '--port', '80'), ('172.30.0.1:80',)):
+            found = self.trace('web', *words)
+            self.assertEqual(('service', 'default/db', ['172.30.0.1']), tuple(
+                found['to'][key] for key in ('kind', 'name', 'addresses')))
+            self.assertEqual(2, len(found['backends']))
+        found = self.trace('web', '[fd30::1]:80')
+        self.assertEqual(['fd00::3'], [
+            backend['address'] for backend in found['backends']])
+
+    def test_a_node_port(self):
+        self.agent.backends['192.0.2.12', 30080, 6] = {
+            'service': 'default/db', 'backends': [
+                {'address': '10.0.0.2', 'port': 5432}]}
+        found = self.trace('web', 'node/node-b', '--port', '30080')
+        self.assertEqual(('service', ['192.0.2.12'], 'allow'), (
+            found['to']['kind'], found['to']['addresses'], found['verdict']))
+
+    def test_what_is_no_service_stays_as_it_is(self):
+        for words in (('db', '--port', '5432'), ('10.0.0.2', '--port', '80'),
+                      ('172.30.0.1', '--port', '81'), ('10.0.0.2:5432',),
+                      ('172.30.0.1', '--protocol', 'icmp')):
+            found = self.trace('web', *words)
+            self.assertIn('ingress', found)
+            self.assertNotIn('backends', found)
+        # Of what comes from outside another node decides.
+        self.assertNotIn('backends', self.trace('198.51.100.7',
+                                                '172.30.0.1:80'))
+
+    def test_for_people(self):
+        code, text = self.run_cli('policy', 'trace', '--from', 'web', '--to',
+                                  'service/default/db')
+        self.assertEqual(0, code)
+        for part in ('service/default/db (172.30.0.1, fd30::1)',
+                     '10.0.0.2:5432 default/db: allow',
+                     '[fd00::3]:5432 default/db: allow',
+                     'ingress with 10.0.0.1: allow by ' + RULE):
+            self.assertIn(part, text)
+
+    def test_refusals(self):
+        for words, part in (
+                (('service/default/nope',), 'Service default/nope'),
+                (('service/default/db', '--protocol', 'udp'), '53, 5353'),
+                (('service/default/db', '--protocol', 'sctp'),
+                 'no port of sctp'),
+                (('service/default/db', '--protocol', 'icmp'), 'No icmp'),
+                (('service/default/db', '--port', '81'), 'No tcp/81'),
+                (('172.30.0.1:80', '--port', '81'), 'leave one out')):
+            self.assertIn(part, self.refused('--from', 'web', '--to', *words))
+        self.agent.services = describe.services(None, None, {}, {})
+        self.assertIn('switched off', self.refused(
+            '--from', 'web', '--to', 'service/default/db'))
 
 
 class TestElsewhere(TraceCase):

@@ -286,6 +286,13 @@ class TestTable(PlanCase):
         self.assertEqual(6, len(planned.backends))
         self.assertEqual(1, len(planned.unused))
 
+    def test_ports_before_what_refuses_others(self):
+        self.table()
+        planned = self.update({'n1/a': service('a', [('10.0.0.1', 80)])})
+        self.assertEqual([80, 0], [key.port for key in planned.addresses])
+        self.assertEqual((0, 80), tuple(
+            key.port for key in self.update({'n1/a': None}).gone))
+
     def test_an_old_one_keeps_its_address(self):
         mine = many('mine', 1, 1)
         thief = many('thief', 1, 2, external=(VIP,))
@@ -299,6 +306,28 @@ class TestTable(PlanCase):
         self.update({'mine': None})
         self.assertEqual('thief', self.table_.owner(KEY))
         self.assertEqual({}, self.table_.conflicts())
+
+    def test_numbers_are_taken_over(self):
+        def again(*known):
+            found = plan.Table(NODE, ZONE, itertools.count(50).__next__,
+                               known=dict(known))
+            found.update(wanted)
+            return [found.rows[key].service for key in keys]
+
+        wanted = {'n1/a': service('a', [('10.0.0.1', 80)],
+                                  external=('198.51.100.1',)),
+                  'n1/b': service('b', [('10.0.0.2', 80)], 2,
+                                  external=('198.51.100.1',))}
+        mine, theirs, both = keys = (
+            KEY, frontends.Key('172.30.0.2', 80, TCP),
+            frontends.Key('198.51.100.1', 80, TCP))
+        # The address that both want was n1/a's.
+        self.assertEqual([7, 8, 7], again((mine, 7), (theirs, 8)))
+        self.assertEqual(7, again((mine, 7))[0])
+        for found in (again((mine, 7), (theirs, 8), (both, 7)),
+                      again((mine, 7), (theirs, 7)),
+                      again((both, 7)), again()):
+            self.assertTrue({7, 8}.isdisjoint(found), found)
 
     def test_affinity_is_of_one_port(self):
         backends = (model.Backend('10.0.0.1', 8080),)

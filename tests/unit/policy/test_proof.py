@@ -77,7 +77,7 @@ class TestProof(base.TestCase):
     def test_oracle_tables_and_maps_agree(self):
         nodes = {host: simulated.Node(own)
                  for host, own in search.OWN.items()}
-        running = search.Search(4, 3000, nodes, sample=60, between=4)
+        running = search.policies(4, 3000, nodes, sample=60, between=4)
         running.run()
         self.assertEqual(3000, running.count.decisions)
         self.assertLess(0, running.count.between)
@@ -91,7 +91,7 @@ class TestProof(base.TestCase):
                 asked.append(sorted(present))
                 return cases.truth(present)
 
-            search.Search(9, 300, truth=truth).run()
+            search.policies(9, 300, truth=truth).run()
             found.append(asked)
         self.assertEqual(*found)
 
