@@ -148,6 +148,7 @@ class OutFlag(enum.IntFlag):
     CLOSING = 8
     FIN_CLIENT = 16
     FIN_BACKEND = 32
+    OPEN = 64
 
 
 #: From here on, endpoints in kc_frag are none: fragments on uplinks.

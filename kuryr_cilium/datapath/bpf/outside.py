@@ -25,7 +25,7 @@ from kuryr_cilium import exceptions
 
 HERE = 'kc_here'
 EXIT = 'kc_exit'
-FLOWS = 'kc_out'
+FLOWS = ('kc_out', 'kc_out_new')
 
 _UDP = 17
 _WITH_STATE = (6, 132)
@@ -111,12 +111,12 @@ class Addresses:
 
 def lifetime(protocol: int, flags: int) -> int:
     """After how many idle nanoseconds a flow has expired (kc_out.h)."""
-    replied = flags & layout.OutFlag.REPLIED
+    is_open = flags & layout.OutFlag.OPEN
     if flags & layout.OutFlag.CLOSING:
         return conntrack.TCP_CLOSING
     if protocol in _WITH_STATE:
-        return conntrack.TCP if replied else conntrack.TCP_OPENING
-    return conntrack.OTHER if replied else conntrack.OTHER_NEW
+        return conntrack.TCP if is_open else conntrack.TCP_OPENING
+    return conntrack.OTHER if is_open else conntrack.OTHER_NEW
 
 
 def sweep(maps: maps_.Maps, lost: Optional[Callable[
@@ -126,24 +126,25 @@ def sweep(maps: maps_.Maps, lost: Optional[Callable[
     :param lost: see conntrack.sweep().
     :returns: how many entries were deleted.
     """
-    fd = maps.fd(FLOWS)
     flows, ways, removed = {}, [], 0
-    for keys, values in conntrack.batches(fd):
-        now = time.monotonic_ns()
-        for key, value in zip(keys, values):
-            flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
-            idle = now - layout.U64.unpack_from(value)[0]
-            if not flags & layout.OutFlag.FLOW:
-                # NOTE: the flow of a younger one may have begun meanwhile.
-                if idle > conntrack.TCP_OPENING:
-                    ways.append((bytes(key), bytes(value)))
-            elif idle > lifetime(key[_PROTOCOL_AT], flags) or (
-                    lost and key[_PROTOCOL_AT] == _UDP
-                    and _is_lost(key, value, lost)):
-                removed += conntrack.delete_unchanged(fd, key, value)
-            else:
-                flows[bytes(key)] = bytes(value)
-    for key, value in ways:
+    for table in FLOWS:
+        fd = maps.fd(table)
+        for keys, values in conntrack.batches(fd):
+            now = time.monotonic_ns()
+            for key, value in zip(keys, values):
+                flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
+                idle = now - layout.U64.unpack_from(value)[0]
+                if not flags & layout.OutFlag.FLOW:
+                    # NOTE: the flow of a younger one may be missing here.
+                    if idle > conntrack.TCP_OPENING:
+                        ways.append((fd, bytes(key), bytes(value)))
+                elif idle > lifetime(key[_PROTOCOL_AT], flags) or (
+                        lost and key[_PROTOCOL_AT] == _UDP
+                        and _is_lost(key, value, lost)):
+                    removed += conntrack.delete_unchanged(fd, key, value)
+                else:
+                    flows[bytes(key)] = bytes(value)
+    for fd, key, value in ways:
         if not _leads(flows, layout.OutKey.unpack(key),
                       layout.Out.unpack(value)):
             removed += conntrack.delete_unchanged(fd, key, value)

@@ -333,12 +333,15 @@ enum kc_out_flag {
 	KC_OUT_CLOSING = 1 << 3,	/* RST, or FIN both ways */
 	KC_OUT_FIN_CLIENT = 1 << 4,
 	KC_OUT_FIN_BACKEND = 1 << 5,
+	KC_OUT_OPEN = 1 << 6,	/* the client went on after the answer */
 };
 
 /*
  * A flow from outside to a service is one entry for what the client sends
  * where it comes in, which tells all that is known of the flow, and one for
- * each further way of its packets, which counts only with it.
+ * each further way of its packets, which counts only with it. Those of open
+ * flows are in kc_out, of others in kc_out_new: what a flood of requests pushes
+ * out are requests.
  */
 struct kc_out {
 	__u64 last;		/* ns of the monotonic clock, to 100 ms */
@@ -467,6 +470,8 @@ KC_MAP(kc_here_v1, BPF_MAP_TYPE_HASH, struct kc_here_key, __u32, 65536,
 KC_MAP(kc_exit_v1, BPF_MAP_TYPE_ARRAY, __u32, struct kc_exit, 2, 0);
 KC_MAP(kc_out_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_out_key, struct kc_out,
        262144, 0);
+KC_MAP(kc_out_new_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_out_key, struct kc_out,
+       65536, 0);
 KC_MAP(kc_sock_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_sock_key, struct kc_sock,
        65536, 0);
 KC_MAP(kc_drops_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, KC_REASONS, 0);

@@ -12,9 +12,11 @@
  *   client sends     to service -> to backend  (from client -> from node)
  *   backend sends    (to node -> to client)    from backend -> from service
  *
- * Each of these is an entry of kc_out; those in brackets are for backends
- * elsewhere only. What the uplinks carry besides costs a look-up, and is never
- * dropped here.
+ * Each of these is an entry of kc_out (of flows that are not open yet, of
+ * kc_out_new); those in brackets are for backends elsewhere only. A flow is
+ * open once its client goes on after the answer: who sends under a false
+ * address gets none. What the uplinks carry besides costs look-ups, and is
+ * never dropped here.
  */
 #ifndef KC_OUT_H
 #define KC_OUT_H
@@ -46,15 +48,15 @@ static __always_inline void kc_out_key(struct kc_out_key *k, __u8 kind,
 static __always_inline bool kc_out_expired(const struct kc_out *flow,
 					   __u8 proto, __u64 now)
 {
-	bool replied = flow->flags & KC_OUT_REPLIED;
+	bool open = flow->flags & KC_OUT_OPEN;
 	__s64 life;
 
 	if (flow->flags & KC_OUT_CLOSING)
 		life = KC_LIFE_CLOSING;
 	else if (proto == IPPROTO_TCP || proto == IPPROTO_SCTP)
-		life = replied ? KC_LIFE_TCP : KC_LIFE_SYN;
+		life = open ? KC_LIFE_TCP : KC_LIFE_SYN;
 	else
-		life = replied ? KC_LIFE_OTHER : KC_LIFE_OTHER_NEW;
+		life = open ? KC_LIFE_OTHER : KC_LIFE_OTHER_NEW;
 	return kc_since(flow->last, now) > life;
 }
 
@@ -62,6 +64,41 @@ static __always_inline bool kc_out_is(const __u8 *addr, __be16 port,
 				      const __u8 *other, __be16 other_port)
 {
 	return port == other_port && kc_same16(addr, other);
+}
+
+/*
+ * In this order: what goes from kc_out_new to kc_out is written there first, so
+ * that it is found at any moment.
+ */
+static __always_inline struct kc_out *kc_out_find(const struct kc_out_key *k)
+{
+	struct kc_out *found = bpf_map_lookup_elem(&kc_out_new_v1, k);
+
+	return found ? found : bpf_map_lookup_elem(&kc_out_v1, k);
+}
+
+static __always_inline long kc_out_write(const struct kc_out_key *k,
+					 const struct kc_out *entry, bool open,
+					 __u64 flags)
+{
+	long error;
+
+	if (open) {
+		error = bpf_map_update_elem(&kc_out_v1, k, entry, flags);
+		if (!error)
+			bpf_map_delete_elem(&kc_out_new_v1, k);
+	} else {
+		error = bpf_map_update_elem(&kc_out_new_v1, k, entry, flags);
+		if (!error)
+			bpf_map_delete_elem(&kc_out_v1, k);
+	}
+	return error;
+}
+
+static __always_inline void kc_out_end(const struct kc_out_key *k)
+{
+	bpf_map_delete_elem(&kc_out_v1, k);
+	bpf_map_delete_elem(&kc_out_new_v1, k);
 }
 
 /*
@@ -84,7 +121,7 @@ kc_out_flow(struct kc_call *c, const struct kc_out_key *k,
 	else
 		kc_out_key(&c->flow, KC_OUT_TO, k->proto, k->saddr, k->sport,
 			   way->other, way->other_port);
-	flow = bpf_map_lookup_elem(&kc_out_v1, &c->flow);
+	flow = kc_out_find(&c->flow);
 	if (!flow || !(flow->flags & KC_OUT_FLOW) ||
 	    kc_out_expired(flow, k->proto, now))
 		return NULL;
@@ -128,13 +165,13 @@ enum kc_out_way {
  * the backend in c->backend and the node in c->source. Returns 0, or that it
  * is another flow's.
  */
-__noinline int kc_out_claim(struct __sk_buff *skb, __u32 which)
+__noinline int kc_out_claim(struct __sk_buff *skb, __u32 which, bool open)
 {
 	struct kc_call *c = kc_this_call();
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct kc_out *e, *found;
 	const struct kc_packet *p;
-	bool ours = false;
+	bool ours = false, half;
 
 	if (!c || !skb)
 		return 1;
@@ -163,10 +200,14 @@ __noinline int kc_out_claim(struct __sk_buff *skb, __u32 which)
 		e->port = p->sport;
 		kc_copy16(e->addr, p->saddr);
 	}
-	found = bpf_map_lookup_elem(&kc_out_v1, &c->way);
+	half = true;
+	found = bpf_map_lookup_elem(&kc_out_new_v1, &c->way);
+	if (!found) {
+		found = bpf_map_lookup_elem(&kc_out_v1, &c->way);
+		half = false;
+	}
 	if (!found)
-		return bpf_map_update_elem(&kc_out_v1, &c->way, e,
-					   BPF_NOEXIST) ? 1 : 0;
+		return kc_out_write(&c->way, e, open, BPF_NOEXIST) ? 1 : 0;
 	if (!(found->flags & KC_OUT_FLOW))
 		ours = kc_out_is(found->other, found->other_port, e->other,
 				 e->other_port) &&
@@ -176,21 +217,22 @@ __noinline int kc_out_claim(struct __sk_buff *skb, __u32 which)
 		      !kc_out_expired(found, p->proto, now) :
 		      !!kc_out_flow(c, &c->way, found, now)))
 		return 1;
-	if (ours && kc_out_is(found->addr, found->port, e->addr, e->port)) {
+	if (ours && half != open &&
+	    kc_out_is(found->addr, found->port, e->addr, e->port)) {
 		found->last = now;
 		return 0;
 	}
-	return bpf_map_update_elem(&kc_out_v1, &c->way, e, BPF_ANY) ? 1 : 0;
+	return kc_out_write(&c->way, e, open, BPF_ANY) ? 1 : 0;
 }
 
-/* All ways of a flow that is open; they may have been recycled. */
+/* All ways of a flow; they may have been recycled, or are to be kept now. */
 static __always_inline int kc_out_renew(struct __sk_buff *skb,
-					struct kc_call *c)
+					struct kc_call *c, bool open)
 {
-	if (kc_out_claim(skb, KC_WAY_BACK))
+	if (kc_out_claim(skb, KC_WAY_BACK, open))
 		return KC_DROP_SERVICE_TUPLE;
-	if (c->source.set && (kc_out_claim(skb, KC_WAY_IN) ||
-			      kc_out_claim(skb, KC_WAY_THERE)))
+	if (c->source.set && (kc_out_claim(skb, KC_WAY_IN, open) ||
+			      kc_out_claim(skb, KC_WAY_THERE, open)))
 		return KC_DROP_SERVICE_TUPLE;
 	return 0;
 }
@@ -242,7 +284,7 @@ static __always_inline bool kc_out_usable(struct __sk_buff *skb,
 	(void)c;
 	(void)k;
 	(void)now;
-	return !kc_out_claim(skb, KC_WAY_BACK);
+	return !kc_out_claim(skb, KC_WAY_BACK, false);
 }
 
 /* Choose a port, and write the ways of a flow to a backend elsewhere. */
@@ -271,8 +313,8 @@ __noinline int kc_out_leave(struct __sk_buff *skb)
 		if (p->proto == IPPROTO_SCTP ? i : i || port - first >= count)
 			port = first + bpf_get_prandom_u32() % count;
 		c->source.port = bpf_htons(port);
-		if (!kc_out_claim(skb, KC_WAY_IN))
-			return kc_out_claim(skb, KC_WAY_THERE) ?
+		if (!kc_out_claim(skb, KC_WAY_IN, false))
+			return kc_out_claim(skb, KC_WAY_THERE, false) ?
 			       KC_DROP_SERVICE_TUPLE : 0;
 		if (p->proto == IPPROTO_SCTP)
 			break;
@@ -322,7 +364,7 @@ __noinline int kc_out_open(struct __sk_buff *skb)
 		kc_copy16(e->other, c->source.addr);
 	}
 	/* c->out still is what the packet was looked for by. */
-	if (bpf_map_update_elem(&kc_out_v1, &c->out, e, BPF_ANY))
+	if (kc_out_write(&c->out, e, false, BPF_ANY))
 		return KC_DROP_CT_FULL;
 	c->backend.set = KC_NAT_SET;
 	return 0;
@@ -354,6 +396,7 @@ __noinline int kc_out_enter(struct __sk_buff *skb)
 {
 	struct kc_call *c = kc_this_call();
 	__u64 now = bpf_ktime_get_coarse_ns();
+	bool opens, open;
 	struct kc_packet *p;
 	struct kc_out *e;
 	int reason;
@@ -363,7 +406,7 @@ __noinline int kc_out_enter(struct __sk_buff *skb)
 	p = &c->packet;
 	kc_out_key(&c->out, KC_OUT_TO, p->proto, p->saddr, p->sport, p->daddr,
 		   p->dport);
-	e = bpf_map_lookup_elem(&kc_out_v1, &c->out);
+	e = kc_out_find(&c->out);
 	c->service.port = p->dport;
 	kc_copy16(c->service.addr, p->daddr);
 	if (e && !(e->flags & KC_OUT_FLOW)) {
@@ -388,14 +431,26 @@ __noinline int kc_out_enter(struct __sk_buff *skb)
 		kc_copy16(c->source.addr, e->other);
 	}
 	kc_out_close(e, p->tcp_flags, KC_OUT_FIN_CLIENT);
-	if (kc_since(e->last, now) <= KC_SECOND / 10)
+	opens = e->flags & KC_OUT_REPLIED && !(p->flags & KC_PACKET_OPENING) &&
+		!(e->flags & (KC_OUT_OPEN | KC_OUT_CLOSING));
+	if (!opens && kc_since(e->last, now) <= KC_SECOND / 10)
 		return 0;
+	open = opens || e->flags & KC_OUT_OPEN;
 	/* A SYN on an open flow does not show that the flow is in use. */
-	if (!(p->flags & KC_PACKET_OPENING && e->flags & KC_OUT_REPLIED))
+	if (!(p->flags & KC_PACKET_OPENING && open))
 		e->last = now;
-	reason = kc_out_renew(skb, c);
+	if (opens) {
+		c->out_entry = *e;
+		c->out_entry.flags |= KC_OUT_OPEN;
+		/* Its memory is used again if another CPU was quicker. */
+		if (!kc_out_is(c->out_entry.addr, c->out_entry.port,
+			       c->backend.addr, c->backend.port) ||
+		    kc_out_write(&c->out, &c->out_entry, true, BPF_ANY))
+			return 0;
+	}
+	reason = kc_out_renew(skb, c, open);
 	if (reason)
-		bpf_map_delete_elem(&kc_out_v1, &c->out);
+		kc_out_end(&c->out);
 	return reason;
 }
 
@@ -412,7 +467,7 @@ __noinline int kc_out_exit(struct __sk_buff *skb)
 	p = &c->packet;
 	kc_out_key(&c->out, KC_OUT_FROM, p->proto, p->saddr, p->sport,
 		   p->daddr, p->dport);
-	way = bpf_map_lookup_elem(&kc_out_v1, &c->out);
+	way = kc_out_find(&c->out);
 	if (!way)
 		return 0;
 	flow = kc_out_flow(c, &c->out, way, now);
@@ -454,7 +509,7 @@ __noinline int kc_out_error(struct __sk_buff *skb, bool from)
 		return 0;
 	kc_out_key(&c->out, from ? KC_OUT_FROM : KC_OUT_TO, quoted->proto,
 		   quoted->daddr, quoted->dport, quoted->saddr, quoted->sport);
-	e = bpf_map_lookup_elem(&kc_out_v1, &c->out);
+	e = kc_out_find(&c->out);
 	if (!e || (e->flags & KC_OUT_FLOW ?
 		   kc_out_expired(e, quoted->proto, now) :
 		   !kc_out_flow(c, &c->out, e, now)))

@@ -16,8 +16,8 @@ import itertools
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.datapath.bpf import outside
 from kuryr_cilium.lb import frontends
-from kuryr_cilium.lb import model
 from kuryr_cilium.lb import plan
 from tests.functional.datapath import paths
 from tests.functional.datapath import scene
@@ -57,7 +57,9 @@ class OutsideCase(paths.PathCase):
         self.forward()
         self.apply()
         self._sets = itertools.count(1 << 20)
-        self.driver.serve({}, model.Node('node'), frozenset())
+        # As services do that are brought in force; these are not.
+        self.driver._maps.set_meta(layout.Meta.NODE_PORTS,
+                                   30000 << 16 | 32767)
 
     def host(self, name, device, addresses, gateways):
         """A host on a link of the node, by which all its ways lead."""
@@ -107,8 +109,8 @@ class OutsideCase(paths.PathCase):
     def flows(self):
         """Flows that the node knows: key -> value."""
         found = {layout.OutKey.unpack(key): layout.Out.unpack(value)
-                 for key, value in libbpf.map_items(
-                     self.driver._maps.fd('kc_out'))}
+                 for table in outside.FLOWS for key, value
+                 in libbpf.map_items(self.driver._maps.fd(table))}
         return {key: value for key, value in found.items()
                 if value.flags & layout.OutFlag.FLOW}
 

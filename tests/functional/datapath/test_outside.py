@@ -109,6 +109,7 @@ class TestSweep(uplinks.UplinkCase):
         self.ask()
         self.leave(uplinks.l4(REMOTE[4], CLIENT[4], p.TCP, 80, 4000,
                               uplinks.SYN_ACK))
+        self.ask(flags=uplinks.ACK)
         self.age(100)
         self.assertEqual(0, outside.sweep(self.maps))
         self.assertEqual(4, len(self.entries()))
@@ -127,6 +128,7 @@ class TestSweep(uplinks.UplinkCase):
         self.assertEqual(0, outside.sweep(self.maps))
         self.leave(uplinks.l4(LOCAL[4], CLIENT[4], p.TCP, 80, 4000,
                               uplinks.SYN_ACK))
+        self.ask(flags=uplinks.ACK)
         self.age(100)
         self.assertEqual(3, outside.sweep(self.maps))
         self.assertEqual(2, len(self.entries()))

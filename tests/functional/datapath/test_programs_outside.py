@@ -336,6 +336,7 @@ class TestFlows(uplinks.UplinkCase):
     def open(self, protocol=p.TCP):
         self.ask(protocol=protocol)
         self.answered(protocol=protocol)
+        self.ask(protocol=protocol, flags=ACK)
 
     def test_keeps_its_backend(self):
         for protocol in PROTOCOLS:
@@ -394,7 +395,7 @@ class TestFlows(uplinks.UplinkCase):
             self.to(LOCAL)
             self.ask(protocol=protocol)
             if answered:
-                self.answered(protocol=protocol)
+                self.open(protocol)
             self.to(OTHER)
             self.age(life - 1)
             self.assertGoes(LOCAL, flags, protocol)
@@ -402,8 +403,7 @@ class TestFlows(uplinks.UplinkCase):
             self.assertEqual(
                 OTHER[4] if flags == SYN else VIP[4],
                 self.ask(protocol=protocol, flags=flags)[1])
-            for key in self.entries():
-                libbpf.map_delete(self.bench.fd('kc_out'), key.pack())
+            self.delete(*self.entries())
 
     def test_answers_keep_it(self):
         self.open(p.UDP)
@@ -411,13 +411,51 @@ class TestFlows(uplinks.UplinkCase):
         self.answered(protocol=p.UDP)
         self.assertGreater(1e9, bench.now() - self.flow().last)
 
+    def test_open_once_the_client_goes_on(self):
+        """Then no flood of requests pushes it out."""
+        for protocol in PROTOCOLS:
+            for backend, count in ((LOCAL, 2), (REMOTE, 4)):
+                self.to(backend)
+                self.ask(protocol=protocol)
+                self.ask(protocol=protocol)
+                self.assertEqual({}, self.entries('kc_out'))
+                self.answered(protocol=protocol, backend=backend)
+                before = {key: entry[1:3] + entry[4:] for key, entry
+                          in self.entries('kc_out_new').items()}
+                self.assertEqual(count, len(before))
+                self.ask(protocol=protocol, flags=ACK)
+                self.assertEqual(before, {
+                    key: entry[1:3] + entry[4:] for key, entry
+                    in self.entries('kc_out').items()})
+                self.assertEqual({}, self.entries('kc_out_new'))
+                self.assertTrue(self.flow().flags & Flag.OPEN)
+                self.ask(protocol=protocol, flags=ACK)
+                self.delete(*self.entries())
+
+    def test_a_reset_does_not_open_it(self):
+        """Who is asked in the name of somebody else answers by one."""
+        self.ask()
+        self.answered()
+        self.ask(flags=RST)
+        self.assertEqual({}, self.entries('kc_out'))
+
+    def test_an_open_one_begins_anew(self):
+        self.open()
+        self.ask(flags=RST)
+        self.to(OTHER)
+        self.assertGoes(OTHER, SYN)
+        self.assertFalse(self.flow().flags & Flag.OPEN)
+        # The way back of the former one is left, and counts for nothing.
+        self.assertEqual([LOCAL[4]], [
+            key.source for key in self.entries('kc_out')])
+
     def test_ways_count_with_their_flow_only(self):
         self.to(REMOTE)
         self.ask()
         port = self.flow().other_port
         flow, = (key for key, entry in self.entries().items()
                  if entry.flags & Flag.FLOW)
-        libbpf.map_delete(self.bench.fd('kc_out'), flow.pack())
+        self.delete(flow)
         self.assertEqual(3, len(self.ways()))
         for packet, run in (
                 (l4(CLIENT[4], REMOTE[4], p.TCP, 4000, 8080), self.leave),
@@ -431,8 +469,7 @@ class TestFlows(uplinks.UplinkCase):
         self.ask()
         before = self.ways()
         self.assertEqual(3, len(before))
-        for key in before:
-            libbpf.map_delete(self.bench.fd('kc_out'), key.pack())
+        self.delete(*before)
         self.age(0.2)
         self.assertGoes(REMOTE)
         self.assertEqual(
@@ -443,16 +480,58 @@ class TestFlows(uplinks.UplinkCase):
         self.exits(NODE, (61000, 61000))
         self.to(REMOTE)
         self.ask()
-        for key in self.ways():
-            libbpf.map_delete(self.bench.fd('kc_out'), key.pack())
+        self.delete(*self.ways())
         # Another client takes its port.
         self.ask(sport=4001)
         self.age(0.2)
         self.enter(l4(CLIENT[4], VIP[4], p.TCP, 4000, 80, ACK),
                    Reason.SERVICE_TUPLE)
-        self.assertEqual(4001, next(iter(
+        self.assertEqual([4001], [
             key.source_port for key, entry in self.entries().items()
-            if entry.flags & Flag.FLOW)))
+            if entry.flags & Flag.FLOW])
+
+    def test_ways_that_the_flow_has_left(self):
+        """It has the same backend again, by another port of the node."""
+        self.to(REMOTE)
+        self.ask()
+        former = self.flow().other_port
+        self.ask(flags=RST)
+        self.ask()
+        port = self.flow().other_port
+        self.assertNotEqual(former, port)
+        for answered, target in ((port, CLIENT[4]), (former, NODE[4])):
+            self.assertEqual(target, self.enter(l4(
+                REMOTE[4], NODE[4], p.TCP, 8080, answered,
+                SYN_ACK)).flow[1])
+        key, = (key for key in self.ways() if key.source == CLIENT[4])
+        self.bench.update('kc_out_new', key.pack(), self.ways()[
+            key]._replace(port=former).pack())
+        self.assertEqual((CLIENT[4], REMOTE[4], 4000, 8080), self.leave(l4(
+            CLIENT[4], REMOTE[4], p.TCP, 4000, 8080)).flow)
+
+
+class TestFlood(uplinks.UplinkCase):
+
+    def setUp(self):
+        super().setUp()
+        self.bench = self.useFixture(bench.Bench({'kc_out_new': 512}))
+        self.prepare()
+
+    def test_requests_push_no_open_flow_out(self):
+        for backend, sport in ((LOCAL, 4000), (REMOTE, 4001)):
+            self.service(VIP[4], (backend[4], 8080))
+            self.ask(sport=sport)
+            self.answered(sport=sport, backend=backend)
+            self.ask(sport=sport, flags=ACK)
+        before = self.entries('kc_out')
+        self.assertEqual(6, len(before))
+        for port in range(5000, 9000):
+            self.ask(sport=port)
+        self.assertEqual(before, self.entries('kc_out'))
+        self.assertLessEqual(len(self.entries('kc_out_new')), 512)
+        self.assertEqual(LOCAL[4], self.ask(flags=ACK)[1])
+        self.assertEqual((VIP[4], CLIENT[4], 80, 4000),
+                         self.answered(flags=ACK))
 
 
 class TestFragments(uplinks.UplinkCase):

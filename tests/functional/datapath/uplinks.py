@@ -14,6 +14,7 @@
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.datapath.bpf import outside
 from kuryr_cilium.lb import frontends
 from tests.functional.datapath import bench
 from tests.functional.datapath import packets as p
@@ -58,6 +59,9 @@ class UplinkCase(bench.Case):
     def setUp(self):
         super().setUp()
         self._numbers = iter(range(100, 1000))
+        self.prepare()
+
+    def prepare(self):
         self.bench.set_meta(layout.Meta.NODE_PORTS, 30000 << 16 | 32767)
         for version in FAMILIES:
             self.here(NODE[version], layout.Here.NODE)
@@ -127,9 +131,15 @@ class UplinkCase(bench.Case):
         return self.leave(l4((backend or LOCAL)[version], CLIENT[version],
                              protocol, port, sport, flags)).flow
 
-    def entries(self):
+    def entries(self, *tables):
         return {layout.OutKey.unpack(key): layout.Out.unpack(value)
-                for key, value in libbpf.map_items(self.bench.fd('kc_out'))}
+                for table in tables or outside.FLOWS for key, value
+                in libbpf.map_items(self.bench.fd(table))}
+
+    def delete(self, *keys):
+        for table in outside.FLOWS:
+            for key in keys:
+                libbpf.map_delete(self.bench.fd(table), key.pack())
 
     def flow(self):
         """The only flow."""
@@ -143,7 +153,8 @@ class UplinkCase(bench.Case):
 
     def age(self, seconds):
         """Make it longer ago that anything came by."""
-        for key, value in self.entries().items():
-            last = (bench.now() - int(seconds * 1e9)) % (1 << 64)
-            self.bench.update('kc_out', key.pack(),
-                              value._replace(last=last).pack())
+        last = (bench.now() - int(seconds * 1e9)) % (1 << 64)
+        for table in outside.FLOWS:
+            for key, value in self.entries(table).items():
+                self.bench.update(table, key.pack(),
+                                  value._replace(last=last).pack())
