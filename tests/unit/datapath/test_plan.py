@@ -12,6 +12,7 @@
 
 """Properties of the order of writes."""
 
+import dataclasses
 import functools
 import itertools
 import random
@@ -230,6 +231,19 @@ class TestOrder(base.TestCase):
                                                  peer, *probe),
                                 {sim.read(lambda: maps, number, direction,
                                           peer, *probe)})
+
+    @hypothesis.settings(deadline=None, max_examples=100)
+    @hypothesis.given(SEEDS)
+    def test_cleaning_can_wait(self, seed):
+        rng = random.Random(seed)
+        planner, maps = plan.Planner(sim.allocator()), sim.Maps()
+        history = make_history(seed)
+        for view, active, nodes in [*history, history[-1]]:
+            planned = planner.plan(view, locals_for(active), nodes)
+            last = dataclasses.replace(planned, clean=tuple)
+            sim.run(maps, planned if rng.random() < .3 else last)
+        sim.run(maps, planner.plan(view, locals_for(active), nodes))
+        self.assertEqual(planner.tables(), maps.rows)
 
     @hypothesis.settings(deadline=None, max_examples=100)
     @hypothesis.given(SEEDS)
