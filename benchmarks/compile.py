@@ -29,9 +29,9 @@ import statistics
 import time
 
 from benchmarks import worlds
-from kuryr_cilium.controller import memory
 from kuryr_cilium.datapath.bpf import endpoints
 from kuryr_cilium.datapath.bpf import plan
+from kuryr_cilium import memory
 from kuryr_cilium.policy import compile as compiler
 from kuryr_cilium.policy import labels
 from kuryr_cilium.policy import model
@@ -164,9 +164,10 @@ def _writes():
              'namespaceSelector': {}} for app in range(worlds.APPS)])))
         planner = plan.Planner(_allocator())
         locals_ = {1: _local(subject, found)}
-        planner.plan(_view(found), locals_, ())
+        for _ in planner.plan(_view(found), locals_, ()).walk():
+            pass
         found.set_policy('NetworkPolicy', worlds.policy(1, 0, _spec([peer])))
-        steps = planner.plan(_view(found), locals_, ()).steps
+        steps = planner.plan(_view(found), locals_, ()).walk()
         figures['map_writes_' + name] = sum(
             len(step.writes) for step in steps)
     return figures

@@ -17,10 +17,10 @@ A cluster of 10,000 pods of which a node with 200 endpoints names every one: by
 the labels of applications, by a namespace, by blocks, and by ``cluster``. The
 wire forms of what changes are read, planned, and written into real maps, in a
 BPF file system of its own. Time is taken until the policy epoch is advanced:
-from then on packets are judged by what is new. Needs root.
+from then on packets are judged by what is new. CPU time too, which other load
+of the machine changes little. Needs root.
 """
 
-import gc
 import json
 import os
 import subprocess
@@ -28,7 +28,9 @@ import sys
 import tempfile
 import time
 
+from benchmarks import enforced
 from benchmarks import lab
+from benchmarks import nodeview
 from kuryr_cilium.agent import view as views
 from kuryr_cilium.agent import viewfile
 from kuryr_cilium.cmd import agent as process  # noqa: F401 - what it loads
@@ -37,17 +39,10 @@ from kuryr_cilium.datapath.bpf import loader
 from kuryr_cilium.datapath.bpf import maps
 from kuryr_cilium.datapath.bpf import plan
 from kuryr_cilium.datapath.bpf import writer
+from kuryr_cilium import memory
 from kuryr_cilium.policy import entities
-from kuryr_cilium.policy import model
 from kuryr_cilium.rpc import objects
 
-PODS = 10000
-NAMESPACES = 200
-APPS = 500
-NODES = 100
-BLOCKS = 50
-ENDPOINTS = 200
-RULESETS = 20
 ROUNDS = 40
 
 
@@ -60,80 +55,11 @@ def run():
     return json.loads(done.stdout)
 
 
-def member(place):
-    return model.Member('uid-%d' % place, (
-        '10.%d.%d.%d' % (64 + place // 65536, place // 256 % 256,
-                         place % 256), 'fd00:64::%x' % place))
-
-
-class Cluster:
-    """What the controller sends of it: wire forms by key."""
-
-    def __init__(self):
-        self.objects = {}
-        pods = [member(place) for place in range(PODS)]
-        by_app, by_namespace = {}, {}
-        for place, pod in enumerate(pods):
-            by_app.setdefault(place % APPS, []).append(pod)
-            by_namespace.setdefault(place % NAMESPACES, []).append(pod)
-        for place, found in by_app.items():
-            self.selector('app-%d' % place, found)
-        for place, found in by_namespace.items():
-            self.selector('namespace-%d' % place, found)
-        self.selector(entities.CLUSTER, pods)
-        self.selector(entities.REMOTE_NODE, [
-            model.Member('node-%d' % place, ('192.0.2.%d' % (place + 1),),
-                         entities.Entity.REMOTE_NODE)
-            for place in range(NODES)])
-        for place in range(BLOCKS):
-            self.selector('block-%d' % place, (), model.Block(
-                '10.%d.0.0/16' % (64 + place // 4),
-                ('10.%d.%d.0/24' % (64 + place // 4, place),)))
-        for place in range(RULESETS):
-            self.ruleset('base-%d' % place, place)
-        for place in range(ENDPOINTS):
-            self.endpoint(place, 'base-%d' % (place % RULESETS))
-
-    def put(self, obj):
-        self.objects[objects.key(obj)] = objects.dump(obj)
-        return obj
-
-    def selector(self, name, members, block=None):
-        self.put(model.Selector(name, name, tuple(members), block))
-
-    def ruleset(self, name, place, *more):
-        """What one application's endpoints are judged by."""
-        def group(verdict, *peers, port=None, priority=0):
-            return model.RuleGroup(
-                model.Tier.NETWORK_POLICY, priority, verdict,
-                frozenset(peers), port and frozenset((
-                    model.PortRange(6, port, port),)))
-
-        groups = [group(model.Verdict.ALLOW, 'app-%d' % app, port=8000 + app)
-                  for app in range(place, APPS, APPS // 5)]
-        groups += [group(model.Verdict.ALLOW, 'namespace-%d' % number,
-                         port=9000)
-                   for number in range(place, NAMESPACES, NAMESPACES // 2)]
-        groups += [group(model.Verdict.DENY, 'block-%d' % number)
-                   for number in range(place, BLOCKS, BLOCKS // 2)]
-        groups += [group(model.Verdict.ALLOW, entities.CLUSTER, port=53)]
-        groups += more
-        self.put(model.RuleSet(
-            name, model.Direction.INGRESS, tuple(groups),
-            tuple(('NetworkPolicy/ns/%s ingress[%d]' % (name, number),)
-                  for number in range(len(groups)))))
-
-    def endpoint(self, place, ingress):
-        self.put(model.Endpoint(
-            'local-%d' % place, 'ns', 'local-%d' % place, 'node',
-            'vif-%d' % place, '02:00:00:00:%02x:%02x' % divmod(place, 256),
-            'net', ('10.9.0.%d' % place,), ingress, model.ALLOW_ALL))
-
-
 class Agent:
     """The agent's part: from an answer of the controller to the maps."""
 
     def __init__(self, loaded):
+        memory.tune()
         self._maps = maps.Maps(loaded.maps)
         self._writer = writer.Writer(self._maps)
         self._planner = plan.Planner(self._writer.allocate)
@@ -141,9 +67,10 @@ class Agent:
 
         def stamp():
             advance()
-            self._advanced = self._advanced or time.perf_counter()
+            self._advanced = self._advanced or _clocks()
 
         self._writer.advance_epoch = stamp
+        self._assembler = views.Assembler()
         self.held = {}
         self._locals = {
             place + 1: endpoints.Local(
@@ -151,59 +78,42 @@ class Agent:
                 1000 + place, 2000 + place,
                 '02:00:00:00:%02x:%02x' % divmod(place, 256),
                 ('10.9.0.%d' % place,), 1, active=True)
-            for place in range(ENDPOINTS)}
+            for place in range(nodeview.ENDPOINTS)}
 
     def apply(self, changed, removed=()):
-        """Milliseconds until the epoch; changed are wire forms as JSON."""
+        """Milliseconds until the epoch, and those of CPU time.
+
+        :param changed: wire forms as JSON.
+        """
         self._advanced = None
-        begin = time.perf_counter()
+        begin = _clocks()
         wires = json.loads(changed)
         digests = {key: objects.digest(wire) for key, wire in wires.items()}
         loaded = {key: objects.load(wire) for key, wire in wires.items()}
         self.held = views.merge(self.held, loaded, digests, removed)
-        view = views.assemble(1, self.held).view
+        view = self._assembler.assemble(1, self.held).view
         planned = self._planner.plan(view, self._locals, ('192.0.2.1',))
         if planned.denied:
             raise RuntimeError(next(iter(planned.denied.values())))
         self._writer.carry_out(planned)
-        return (self._advanced - begin) * 1000
+        return tuple((end - start) * 1000
+                     for start, end in zip(begin, self._advanced))
+
+
+def _clocks():
+    return time.perf_counter(), time.thread_time()
 
 
 def policy_changes(cluster, agent, rulesets=1):
     """A policy comes and goes that a part of the endpoints is selected by.
 
-    :param rulesets: how many of RULESETS it changes.
+    :param rulesets: how many of nodeview.RULESETS it changes.
     """
-    places = [place for place in range(ENDPOINTS)
-              if place % RULESETS < rulesets]
-    before = {key: wire for key, wire in cluster.objects.items() if key in (
-        *('endpoint:local-%d' % place for place in places),
-        *('ruleset:base-%d' % place for place in range(rulesets)))}
-    rest = json.dumps(before)
     found = []
     for number in range(ROUNDS):
-        known = set(cluster.objects)
-        cluster.selector('new-%d' % number, [
-            member(place) for place in range(number, PODS, 97)])
-        more = model.RuleGroup(
-            model.Tier.NETWORK_POLICY, 0, model.Verdict.ALLOW,
-            frozenset(('new-%d' % number,)),
-            frozenset((model.PortRange(6, 443, 443),)))
-        for place in range(rulesets):
-            cluster.ruleset('policy-%d-%d' % (number, place), place, more)
-        for place in places:
-            cluster.endpoint(place, 'policy-%d-%d' % (
-                number, place % RULESETS))
-        new = cluster.objects.keys() - known
-        changed = {key: wire for key, wire in cluster.objects.items()
-                   if key in new or key in before
-                   and key.startswith('endpoint:')}
-        gone = ['ruleset:base-%d' % place for place in range(rulesets)]
+        (changed, gone), (rest, new) = cluster.policy(number, rulesets)
         found.append(agent.apply(json.dumps(changed), gone))
-        agent.apply(rest, new)
-        for key in new:
-            del cluster.objects[key]
-        cluster.objects.update(before)
+        agent.apply(json.dumps(rest), new)
     return found
 
 
@@ -211,21 +121,18 @@ def pod_changes(cluster, agent):
     """A pod comes, with the selectors that have it."""
     found = []
     for number in range(ROUNDS):
-        pod = member(PODS + number)
+        pod = nodeview.member(nodeview.PODS + number)
         changed = {}
-        for name in ('app-%d' % (number % APPS),
-                     'namespace-%d' % (number % NAMESPACES),
+        for name in ('app-%d' % (number % nodeview.APPS),
+                     'namespace-%d' % (number % nodeview.NAMESPACES),
                      entities.CLUSTER):
-            key = 'selector:' + name
-            wire = dict(cluster.objects[key])
-            wire['members'] = wire['members'] + [
-                {'uid': pod.uid, 'addresses': list(pod.addresses)}]
-            cluster.objects[key] = changed[key] = wire
+            for key in cluster.add_member(name, pod):
+                changed[key] = cluster.objects[key]
         found.append(agent.apply(json.dumps(changed)))
     return found
 
 
-def memory(field):
+def process_memory(field):
     with open('/proc/self/status') as stream:
         for line in stream:
             if line.startswith(field + ':'):
@@ -235,7 +142,7 @@ def memory(field):
 
 def footprint(state, pins):
     """Megabytes of an agent that has the whole view, also on disk."""
-    before = memory('VmRSS')
+    before = process_memory('VmRSS')
     with loader.load(lab.bpf_object(
             '../kuryr_cilium/datapath/src/kuryr_cilium.bpf.c'),
             pins) as loaded:
@@ -243,10 +150,11 @@ def footprint(state, pins):
         with open(os.path.join(state, 'whole.json')) as stream:
             agent.apply(stream.read())
         viewfile.ViewFile(os.path.join(state, 'view.json')).save(
-            1, agent.held.values())
-        gc.collect()
-        return {'agent_rss_mib': memory('VmRSS'),
-                'agent_peak_mib': memory('VmHWM'), 'empty_mib': before}
+            1, agent.held)
+        memory.settle()
+        return {'agent_rss_mib': process_memory('VmRSS'),
+                'agent_peak_mib': process_memory('VmHWM'),
+                'empty_mib': before}
 
 
 def main(*arguments):
@@ -257,7 +165,7 @@ def main(*arguments):
             tempfile.TemporaryDirectory() as state:
         subprocess.run(['mount', '-t', 'bpf', 'bpf', pins], check=True)
         try:
-            cluster = Cluster()
+            cluster = nodeview.Cluster()
             whole = json.dumps(cluster.objects)
             with open(os.path.join(state, 'whole.json'), 'w') as stream:
                 stream.write(whole)
@@ -269,19 +177,23 @@ def main(*arguments):
                     '../kuryr_cilium/datapath/src/kuryr_cilium.bpf.c'),
                     os.path.join(pins, 'time')) as loaded:
                 agent = Agent(loaded)
-                figures['plan_first_ms'] = agent.apply(whole)
+                figures['plan_first_ms'], _ = agent.apply(whole)
+                memory.settle()
                 for name, found in (
                         ('plan_policy', policy_changes(cluster, agent)),
                         ('plan_policy_all', policy_changes(
-                            cluster, agent, RULESETS)),
+                            cluster, agent, nodeview.RULESETS)),
                         ('plan_pod', pod_changes(cluster, agent))):
-                    for share in (50, 99):
-                        figures['%s_p%d_ms' % (name, share)] = \
-                            lab.percentile(found, share / 100)
+                    for what, values in zip(('', '_cpu'), zip(*found)):
+                        for share in (50, 99):
+                            figures['%s%s_p%d_ms' % (name, what, share)] = \
+                                lab.percentile(values, share / 100)
+            figures.update(enforced.run(pins, state))
         finally:
             subprocess.run(['umount', pins], check=True)
     print(json.dumps([figures, {
-        'pods': PODS, 'endpoints': ENDPOINTS, 'rounds': ROUNDS,
+        'pods': nodeview.PODS, 'endpoints': nodeview.ENDPOINTS,
+        'rounds': ROUNDS, 'enforced_rounds': enforced.ROUNDS,
         'selectors': sum(key.startswith('selector:')
                          for key in cluster.objects)}]))
 

@@ -49,6 +49,7 @@ from kuryr_cilium import exceptions
 from kuryr_cilium.k8s import client as k8s_client
 from kuryr_cilium.lb import model as lb_model
 from kuryr_cilium.linux import netlink
+from kuryr_cilium import memory
 from kuryr_cilium.monitor import events
 from kuryr_cilium.monitor import health
 from kuryr_cilium.monitor import metrics
@@ -80,6 +81,7 @@ class AgentService(service.Service):
     def start(self):
         """Start everything, or raise with nothing left running."""
         super().start()
+        memory.tune()
         self._stopped = threading.Event()
         self._started = time.time()
         self._starting = 'taking over'

@@ -267,7 +267,7 @@ class Services:
         with self._lock:
             epoch, held = self._epoch, self._held
         try:
-            self._file.save(epoch, held.values())
+            self._file.save(epoch, held)
         except exceptions.StoreError as error:
             LOG.error('%s. After a reboot older services would be in force '
                       'until a controller answers.', error)

@@ -29,6 +29,7 @@ from kuryr_cilium.agent import view
 from kuryr_cilium.agent import viewfile
 from kuryr_cilium.datapath import driver
 from kuryr_cilium import exceptions
+from kuryr_cilium import memory
 from kuryr_cilium.monitor import metrics
 from kuryr_cilium.policy import model
 
@@ -38,6 +39,9 @@ LOG = logging.getLogger(__name__)
 BACKOFF = (0.5, 10.0)
 #: Seconds between two pulls while an ADD waits for its endpoint.
 ASK_AGAIN = 2.0
+#: Seconds without a change before the view is saved: one that came meanwhile
+#: would wait for the disk.
+SAVE_QUIET = 0.05
 #: Seconds that the view on disk may lag while changes keep coming.
 SAVE_DELAY = 1.0
 
@@ -65,6 +69,7 @@ class Views:
         self._on_applied = on_applied
         self._on_epoch = on_epoch
         self._held: Mapping[str, view.Held] = {}
+        self._assembler = view.Assembler()
         self._view: Optional[model.View] = None
         self._epoch = -1
         self._denied: Mapping[str, str] = {}
@@ -274,7 +279,10 @@ class Views:
                     'not-applied', 'a changed view could not be brought in '
                     'force: %s' % error)
             self._unsaved = self._unsaved or time.monotonic()
+        first = self._confirmed is None
         self._confirm()
+        if first:
+            memory.settle()
         metrics.SYNCS.labels('changed' if different else 'same').inc()
         if different:
             self._on_applied()
@@ -310,7 +318,7 @@ class Views:
 
     def _apply(self, epoch, held):
         """Bring what is held in force; then it is what this node has."""
-        assembled = view.assemble(epoch, held, self._held, self._view)
+        assembled = self._assembler.assemble(epoch, held)
         with metrics.VIEW_APPLY_SECONDS.time():
             applied = self._datapath.apply(assembled.view)
         for problem in assembled.problems:
@@ -333,10 +341,10 @@ class Views:
                 len(getattr(assembled.view, kind)))
 
     def _save_if_due(self):
-        """Save, but not while changes wait and the disk lags little."""
+        """Save, but not while changes come and the disk lags little."""
         if self._unsaved is None:
             return
-        if (self._wake.is_set() and
+        if (self._wake.wait(SAVE_QUIET) and
                 time.monotonic() - self._unsaved < SAVE_DELAY):
             return
         self._save()
@@ -345,7 +353,7 @@ class Views:
         if self._unsaved is None:
             return
         try:
-            self._file.save(self._epoch, self._held.values())
+            self._file.save(self._epoch, self._held)
         except exceptions.StoreError as error:
             LOG.error('%s. After a restart or a reboot an older view would '
                       'be in force until a controller answers.', error)

@@ -19,7 +19,8 @@ rule) as well as less.
 """
 
 import dataclasses
-from typing import Iterable, Mapping, Optional
+import itertools
+from typing import Iterable, Mapping
 
 from kuryr_cilium.policy import entities
 from kuryr_cilium.policy import model
@@ -58,64 +59,122 @@ def merge(held: Mapping[str, Held], changed: Mapping[str, objects.Object],
     return merged
 
 
-def assemble(epoch: int, held: Mapping[str, Held],
-             former: Mapping[str, Held] = {},
-             view: Optional[model.View] = None) -> Assembled:
-    """The view of what is held, completed so that what is missing denies.
+def assemble(epoch: int, held: Mapping[str, Held]) -> Assembled:
+    """The view of what is held, completed so that what is missing denies."""
+    return Assembler().assemble(epoch, held)
 
-    :param former: what was held when another view was assembled.
-    :param view: that view; selectors whose parts are the same are taken
-        from it.
+
+class Assembler:
+    """Makes one view after another; looks only at what is different.
+
+    Objects that did not change are the same ones in the next view.
     """
-    problems = []
-    endpoints, rulesets, selectors = {}, {}, {}
-    for item in held.values():
-        value = item.value
-        if isinstance(value, model.Endpoint):
-            endpoints[value.uid] = value
-        elif isinstance(value, model.RuleSet):
-            rulesets[value.id] = value
-        elif isinstance(value, model.Selector):
-            if value.parts:
-                value = _whole(value, held, former, view, problems)
-            if value is not None:
-                selectors[value.id] = value
-    outside = {name for name, selector in selectors.items()
-               if selector.block is not None and selector.block.outside}
-    for ruleset in list(rulesets.values()):
-        missing = (entities.needed(_peers(ruleset), outside)
-                   - selectors.keys())
-        if missing:
-            del rulesets[ruleset.id]
-            problems.append('ruleset:%s: selector %s is missing' % (
-                ruleset.id, min(missing)))
-    for endpoint in list(endpoints.values()):
-        closed = _closed(endpoint, rulesets)
-        if closed is not endpoint:
-            endpoints[endpoint.uid] = closed
-            problems.append('endpoint:%s (%s/%s): a ruleset is missing, it '
-                            'denies' % (endpoint.uid, endpoint.namespace,
-                                        endpoint.name))
-    return Assembled(
-        model.View(epoch, True, endpoints, rulesets, selectors),
-        tuple(problems))
+
+    def __init__(self):
+        self._held: Mapping[str, Held] = {}
+        self._endpoints: dict[str, model.Endpoint] = {}
+        self._rulesets: dict[str, model.RuleSet] = {}
+        # Ruleset id -> selectors that tell its peers.
+        self._named: dict[str, set[str]] = {}
+        self._selectors: dict[str, model.Selector] = {}
+        # Ids of those that mean only what is outside of the cluster.
+        self._outside: set[str] = set()
+        # Selector id -> key of a part that is missing.
+        self._lacking: dict[str, str] = {}
+
+    def assemble(self, epoch: int, held: Mapping[str, Held]) -> Assembled:
+        """The view of what is held, completed so that what is missing denies.
+
+        :param held: must not be changed afterwards.
+        """
+        self._take(held)
+        problems = ['selector:%s: %s is missing' % lacking
+                    for lacking in self._lacking.items()]
+        rulesets = dict(self._rulesets)
+        for name, named in self._named.items():
+            missing = self._missing(named)
+            if missing:
+                del rulesets[name]
+                problems.append('ruleset:%s: selector %s is missing' % (
+                    name, min(missing)))
+        known = {model.ALLOW_ALL, model.DENY_ALL, *rulesets}
+        endpoints = dict(self._endpoints)
+        for uid, endpoint in self._endpoints.items():
+            if endpoint.ingress not in known or endpoint.egress not in known:
+                endpoints[uid] = _closed(endpoint, known)
+                problems.append('endpoint:%s (%s/%s): a ruleset is missing, '
+                                'it denies' % (uid, endpoint.namespace,
+                                               endpoint.name))
+        return Assembled(
+            model.View(epoch, True, endpoints, rulesets,
+                       dict(self._selectors)), tuple(problems))
+
+    def _take(self, held):
+        """Take over what is different."""
+        former, self._held = self._held, held
+        # Selectors are put together when all of their parts are known.
+        heads = set()
+        for key in former.keys() - held.keys():
+            value = former[key].value
+            if isinstance(value, model.Endpoint):
+                del self._endpoints[value.uid]
+            elif isinstance(value, model.RuleSet):
+                del self._rulesets[value.id], self._named[value.id]
+            else:
+                heads.update(_head(value))
+        for key, item in held.items():
+            if former.get(key) is item:
+                continue
+            value = item.value
+            if isinstance(value, model.Endpoint):
+                self._endpoints[value.uid] = value
+            elif isinstance(value, model.RuleSet):
+                self._rulesets[value.id] = value
+                self._named[value.id] = entities.needed(_peers(value))
+            else:
+                heads.update(_head(value))
+        for name in heads:
+            self._put_together(name)
+
+    def _put_together(self, name):
+        """Make a selector of its head and its parts."""
+        self._selectors.pop(name, None)
+        self._lacking.pop(name, None)
+        self._outside.discard(name)
+        head = self._held.get('selector:' + name)
+        if head is None:
+            return
+        selector = head.value
+        if selector.parts:
+            keys = [objects.key(model.Members(name, number))
+                    for number in range(selector.parts)]
+            missing = next((key for key in keys if key not in self._held),
+                           None)
+            if missing is not None:
+                self._lacking[name] = missing
+                return
+            selector = dataclasses.replace(selector, parts=0, members=tuple(
+                itertools.chain.from_iterable(
+                    self._held[key].value.members for key in keys)))
+        self._selectors[name] = selector
+        if selector.block is not None and selector.block.outside:
+            self._outside.add(name)
+
+    def _missing(self, named):
+        """Selectors that are needed, but not there."""
+        if not named.isdisjoint(self._outside):
+            named = named | entities.needed((entities.WORLD,))
+        if named <= self._selectors.keys():
+            return ()
+        return named - self._selectors.keys()
 
 
-def _whole(head, held, former, view, problems):
-    """A selector with the members of its parts; None if one is missing."""
-    keys = [objects.key(model.Members(head.id, number))
-            for number in range(head.parts)]
-    missing = next((key for key in keys if key not in held), None)
-    if missing is not None:
-        problems.append('selector:%s: %s is missing' % (head.id, missing))
-        return None
-    if view is not None and head.id in view.selectors and all(
-            held[key] is former.get(key)
-            for key in (objects.key(head), *keys)):
-        return view.selectors[head.id]
-    members = [member for key in keys for member in held[key].value.members]
-    members.sort(key=lambda member: member.uid)
-    return dataclasses.replace(head, members=tuple(members), parts=0)
+def _head(value):
+    """The id of the selector that an object is a part of."""
+    if isinstance(value, model.Selector):
+        yield value.id
+    elif isinstance(value, model.Members):
+        yield value.selector
 
 
 def _peers(ruleset):
@@ -125,11 +184,8 @@ def _peers(ruleset):
     return named
 
 
-def _closed(endpoint, rulesets):
+def _closed(endpoint, known):
     """The endpoint with DENY_ALL in place of rulesets that aren't there."""
-    known = (model.ALLOW_ALL, model.DENY_ALL)
-    missing = {
+    return dataclasses.replace(endpoint, **{
         direction: model.DENY_ALL for direction in ('ingress', 'egress')
-        if getattr(endpoint, direction) not in known and
-        getattr(endpoint, direction) not in rulesets}
-    return dataclasses.replace(endpoint, **missing) if missing else endpoint
+        if getattr(endpoint, direction) not in known})

@@ -15,8 +15,7 @@
 import dataclasses
 import json
 import pathlib
-import time
-from typing import Iterable, Mapping, Optional
+from typing import Mapping, Optional
 
 from oslo_log import log as logging
 
@@ -28,10 +27,6 @@ from kuryr_cilium.rpc import objects
 LOG = logging.getLogger(__name__)
 
 _VERSION = 1
-
-#: After how many new texts other threads have their turn, and for how many
-#: seconds at least: Python would let them wait for 5 ms each time.
-_TURN, _PAUSE = 16, 0.0001
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,31 +50,27 @@ class ViewFile:
 
     def __init__(self, path):
         self._path = pathlib.Path(path)
-        # id() of what was saved -> (that, its text): most of it is the same
-        # at the next time, and making its text again would take long.
-        self._texts: dict[int, tuple[view.Held, str]] = {}
+        # Key -> what was written last, and as what.
+        self._written: dict[str, tuple[view.Held, bytes]] = {}
         durable.make_folder(self._path.parent)
 
-    def save(self, epoch: int, held: Iterable[view.Held]) -> None:
+    def save(self, epoch: int, held: Mapping[str, view.Held]) -> None:
         """Replace the file.
 
         :raises: exceptions.StoreError
         """
-        texts = {}
-        for item in held:
-            known = self._texts.get(id(item))
-            if known is None:
-                known = item, _text({'digest': item.digest,
-                                     'object': objects.dump(item.value)})
-                if not len(texts) % _TURN:
-                    # What is to be brought in force does not wait for it.
-                    time.sleep(_PAUSE)
-            texts[id(item)] = known
-        self._texts = texts
-        head = _text({'version': _VERSION, 'epoch': epoch})
-        durable.write(self._path, ('%s,"objects":[%s]}' % (
-            head[:-1], ','.join(text for _, text in self._texts.values())
-        )).encode())
+        before, self._written = self._written, {}
+        for key, item in held.items():
+            written = before.get(key)
+            # A change waits for this: it is not to take as long as a view
+            # is large.
+            if written is None or written[0] is not item:
+                written = item, _encode({'digest': item.digest,
+                                         'object': objects.dump(item.value)})
+            self._written[key] = written
+        durable.write(self._path, b'{"version":%d,"epoch":%d,"objects":[%b]}'
+                      % (_VERSION, epoch, b','.join(
+                          text for _, text in self._written.values())))
 
     def load(self) -> Optional[Saved]:
         """The last view; None if there is none.
@@ -107,6 +98,10 @@ class ViewFile:
             return None
 
 
+def _encode(data):
+    return json.dumps(data, separators=(',', ':')).encode()
+
+
 def parse(data: bytes) -> Saved:
     """The view in a file.
 
@@ -121,7 +116,3 @@ def parse(data: bytes) -> Saved:
         value = objects.load(entry['object'])
         held[objects.key(value)] = view.Held(value, entry['digest'])
     return Saved(int(fields['epoch']), held)
-
-
-def _text(data):
-    return json.dumps(data, separators=(',', ':'))

@@ -29,7 +29,6 @@ from oslo_service import service
 
 from kuryr_cilium.controller import conditions
 from kuryr_cilium.controller import hints
-from kuryr_cilium.controller import memory
 from kuryr_cilium.controller import nodes
 from kuryr_cilium.controller import pods
 from kuryr_cilium.controller import poller
@@ -43,6 +42,7 @@ from kuryr_cilium.k8s import events
 from kuryr_cilium.k8s import leader
 from kuryr_cilium.k8s import reflector
 from kuryr_cilium.k8s import resources
+from kuryr_cilium import memory
 from kuryr_cilium.monitor import health
 from kuryr_cilium.neutron import client as neutron_client
 from kuryr_cilium.neutron import facts as neutron_facts

@@ -226,7 +226,7 @@ class Driver(abc.ABC):
     def serve(self, found: Mapping[str, lb_model.Service],
               node: lb_model.Node, nodes: frozenset[str]
               ) -> Mapping[str, str]:
-        """Lead what pods send to services to their backends.
+        """Lead what pods, and the node, send to services to their backends.
 
         Open connections keep theirs.
 

@@ -124,13 +124,14 @@ def outside(service: model.Service, node: str,
     local = service.external_local
     for port in service.ports:
         for version, found in _families(service, port):
+            alive = _alive(found)
             targets = _targets(_local(found, node) if local
                                else usable(found, node, zone))
             for key, restricted in _external(service, port, version, OUTSIDE):
                 yield Frontend(
                     key, targets, service.affinity,
                     Group(port.protocol, port.port, local, restricted),
-                    _alive(found), local and bool(found))
+                    alive, local and bool(found))
 
 
 def usable(backends: Iterable[model.Backend], node: str,

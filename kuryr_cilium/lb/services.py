@@ -204,7 +204,9 @@ class Services:
                 found.add(str(networks.network(
                     str(text).strip(), _RANGE % number)))
             except fields.Problem as problem:
-                self._problems[uid] = '%s; it lets nobody in' % problem
+                self._problems[uid] = '; '.join(filter(None, (
+                    self._problems.get(uid),
+                    '%s; it lets nobody in' % problem)))
         return tuple(sorted(found)) if texts else None
 
     def _port(self, uid, name, item):

@@ -51,9 +51,9 @@ from typing import Callable, Iterable, Mapping, NamedTuple, Optional
 from kuryr_cilium.policy import blocks as blocks_
 from kuryr_cilium.policy import entities
 
-#: At most so many addresses are moved in one update only to give two
-#: classes of the same definition one number.
-MERGE_LIMIT = 256
+#: At most so many addresses are moved at one time only to give two classes
+#: of the same definition one number.
+MERGE_LIMIT = 512
 
 
 class Definition(NamedTuple):
@@ -87,6 +87,35 @@ class Update:
     dropped: tuple[int, ...] = ()
 
 
+class Index:
+    """Numbers of classes by what their definitions name."""
+
+    def __init__(self):
+        self._selectors: dict[str, set[int]] = {}
+        self._covering: dict[frozenset[str], set[int]] = {}
+
+    def add(self, number: int, definition: Definition) -> None:
+        for selector in definition.selectors:
+            self._selectors.setdefault(selector, set()).add(number)
+        if definition.covering:
+            self._covering.setdefault(definition.covering, set()).add(number)
+
+    def discard(self, number: int, definition: Definition) -> None:
+        for selector in definition.selectors:
+            _discard(self._selectors, selector, number)
+        if definition.covering:
+            _discard(self._covering, definition.covering, number)
+
+    def naming(self, selectors: collections.abc.Set[str]) -> set[int]:
+        """Numbers of the classes that some selectors match."""
+        found = set().union(*(self._selectors.get(selector, ())
+                              for selector in selectors))
+        for covering, numbers in self._covering.items():
+            if not selectors.isdisjoint(covering):
+                found |= numbers
+        return found
+
+
 class Classes:
     """Which class each address has.
 
@@ -105,9 +134,7 @@ class Classes:
         self._addresses: dict[int, set[str]] = {}
         self._definition: dict[int, Definition] = {}
         self._numbers: dict[Definition, set[int]] = {}
-        # Numbers by what their definitions name.
-        self._naming: dict[str, set[int]] = {}
-        self._covered: dict[frozenset[str], set[int]] = {}
+        self._index = Index()
         # Definitions that have, or had, several numbers.
         self._doubled: set[Definition] = set()
         # Numbers that have, or had, no address left.
@@ -125,12 +152,7 @@ class Classes:
 
     def naming(self, selectors: collections.abc.Set[str]) -> set[int]:
         """Numbers of the classes that some selectors match."""
-        found = set().union(*(self._naming.get(selector, ())
-                              for selector in selectors))
-        for covering, numbers in self._covered.items():
-            if not selectors.isdisjoint(covering):
-                found |= numbers
-        return found
+        return self._index.naming(selectors)
 
     def update(self, members: Mapping[str, Iterable[str]],
                peers: Optional[Mapping[str, Optional[entities.Entity]]] = None,
@@ -161,15 +183,16 @@ class Classes:
                ) -> Update:
         """Drop selectors that no ruleset names any more.
 
-        Classes keep their numbers, with smaller definitions.
+        Classes keep their numbers, with smaller definitions. Those of one
+        definition that an earlier change left become one.
         """
         selectors = tuple(selectors)
         strangers, self._strangers = self._strangers, set()
         return self._update(strangers | self._take(
             dict.fromkeys(selectors, ()), peers or {},
-            dict.fromkeys(selectors)))
+            dict.fromkeys(selectors)), merge=True)
 
-    def _update(self, touched):
+    def _update(self, touched, merge=False):
         wanted = {address: self._wanted(address) for address in touched}
         gone = tuple(sorted(address for address, definition in wanted.items()
                             if definition is None
@@ -190,7 +213,8 @@ class Classes:
             self._remove(address)
             self._put(address, number)
             moves[address] = number
-        self._merge(redefined, moves)
+        if merge:
+            self._merge(redefined, moves)
         empty = sorted(number for number in self._emptied
                        if not self._addresses[number])
         self._emptied.clear()
@@ -328,10 +352,7 @@ class Classes:
         if old is not None:
             self._unlist(number, old)
         self._definition[number] = definition
-        for selector in definition.selectors:
-            self._naming.setdefault(selector, set()).add(number)
-        if definition.covering:
-            self._covered.setdefault(definition.covering, set()).add(number)
+        self._index.add(number, definition)
         numbers = self._numbers.setdefault(definition, set())
         numbers.add(number)
         if len(numbers) > 1:
@@ -339,10 +360,7 @@ class Classes:
 
     def _unlist(self, number, definition):
         _discard(self._numbers, definition, number)
-        for selector in definition.selectors:
-            _discard(self._naming, selector, number)
-        if definition.covering:
-            _discard(self._covered, definition.covering, number)
+        self._index.discard(number, definition)
 
     def _put(self, address, number):
         self._number[address] = number

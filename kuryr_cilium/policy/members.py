@@ -86,8 +86,14 @@ class Members:
         size = max(1, held.count // PART_MEMBERS)
         while len(held.buckets) < size:
             touched |= _grow(held.buckets)
+            if held.buckets[-1].keys() == {uid}:
+                # It alone went on to the new one.
+                touched.discard(number)
         while len(held.buckets) > size:
             touched |= _shrink(held.buckets)
+        if parts != size and 1 in (parts, size):
+            # The pieces have other keys.
+            touched.update(range(max(parts, size)))
         keys = set()
         if parts > 1 or size > 1:
             keys.update(_key(selector_id, number) for number in touched)
@@ -164,15 +170,16 @@ def _grow(buckets):
         (kept if _bucket(uid, count) == source
          else buckets[-1])[uid] = member
     buckets[source] = kept
-    return {source, count - 1}
+    return {source, count - 1} if buckets[-1] else {count - 1}
 
 
 def _shrink(buckets):
     """One bucket less; another one takes what was in it."""
     last = len(buckets) - 1
     source = last - (1 << last.bit_length() - 1)
-    buckets[source].update(buckets.pop())
-    return {source, last}
+    moved = buckets.pop()
+    buckets[source].update(moved)
+    return {source, last} if moved else {last}
 
 
 def _key(selector_id, number):

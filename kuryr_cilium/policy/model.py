@@ -156,7 +156,8 @@ class Selector:
 
     :ivar id: hash of the definition.
     :ivar definition: canonical JSON of what selects; for people and tests.
-    :ivar members: sorted.
+    :ivar members: sorted; in a view of an agent, where they came in parts,
+        each part is.
     :ivar block: the addresses that it matches beside its members, whoever
         has them.
     :ivar parts: on the wire only, where a selector with many members is

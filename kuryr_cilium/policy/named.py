@@ -48,7 +48,7 @@ def keys(policy: normal.Policy) -> frozenset[Key]:
     found = set()
     for rule in policy.rules:
         for port in _named(rule):
-            for pods, _within in _pods(rule.peers):
+            for pods, *_ in _pods(rule.peers):
                 found.add(Key(pods, port))
     return frozenset(found)
 
@@ -75,12 +75,13 @@ def resolve(policy: normal.Policy,
             rules.append(dataclasses.replace(rule, ports=plain))
         by_number: dict[model.PortRange, set[selectors.Named]] = {}
         for port in named:
-            for pods, within in _pods(rule.peers):
+            for pods, within, behind in _pods(rule.peers):
                 for number in numbers(Key(pods, port)):
                     by_number.setdefault(
                         model.PortRange(port.protocol, number, number),
                         set()).add(selectors.Named(
-                            pods, port.name, port.protocol, number, within))
+                            pods, port.name, port.protocol, number, within,
+                            behind))
         rules += [dataclasses.replace(rule, peers=frozenset(peers),
                                       ports=frozenset([ports]))
                   for ports, peers in sorted(by_number.items())]
@@ -188,21 +189,25 @@ def _named(rule):
 
 
 def _pods(peers: Optional[frozenset[selectors.Peer]]) -> Iterator[
-        tuple[selectors.Pods, Optional[model.Block]]]:
-    """The pods among peers, with the block in which their address must be.
+        tuple[selectors.Pods, Optional[model.Block],
+              Optional[selectors.Services]]]:
+    """The pods among peers.
 
-    What else there is among peers has no named ports.
+    With the block in which their address must be, and the services behind
+    which it must be. What else there is among peers has no named ports.
     """
     if peers is None:
-        yield selectors.Pods(), None
+        yield selectors.Pods(), None, None
     for peer in peers or ():
         if isinstance(peer, selectors.Pods):
-            yield peer, None
+            yield peer, None, None
         elif isinstance(peer, selectors.Block) and not peer.block.outside:
-            yield selectors.Pods(), peer.block
+            yield selectors.Pods(), peer.block, None
+        elif isinstance(peer, selectors.Services):
+            yield selectors.Pods(), None, peer
         elif (isinstance(peer, selectors.Entity)
               and peer.entity == entities.CLUSTER):
-            yield selectors.Pods(), None
+            yield selectors.Pods(), None, None
 
 
 def _within(address, networks):

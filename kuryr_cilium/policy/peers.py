@@ -74,8 +74,10 @@ class Peers:
         self._uses: collections.Counter[str] = collections.Counter()
         # Ids of blocks that leave out what the cluster has.
         self._outside: set[str] = set()
-        # Selector id of pods -> key -> selectors of named ports in use.
+        # Selectors of named ports in use, by key, and by the id of the
+        # services that their pods have to be behind.
         self._by_key: dict[named.Key, dict[str, selectors.Named]] = {}
+        self._behind: dict[str, dict[str, selectors.Named]] = {}
 
     @property
     def pods(self) -> Mapping[str, pods_.Pod]:
@@ -234,6 +236,10 @@ class Peers:
         elif isinstance(peer, selectors.Named):
             key = _key(peer)
             self._by_key.setdefault(key, {})[selector_id] = peer
+            if peer.behind is not None:
+                self.watch(peer.behind)
+                self._behind.setdefault(peer.behind.id, {})[
+                    selector_id] = peer
             for uid in self._named.uids(key, peer.port):
                 self._put_named(peer, uid, self._found.get(uid), held)
 
@@ -246,10 +252,10 @@ class Peers:
         elif isinstance(peer, selectors.Services):
             self._backends.unwatch(peer)
         elif isinstance(peer, selectors.Named):
-            key = _key(peer)
-            del self._by_key[key][selector_id]
-            if not self._by_key[key]:
-                del self._by_key[key]
+            _take_out(self._by_key, _key(peer), selector_id)
+            if peer.behind is not None:
+                _take_out(self._behind, peer.behind.id, selector_id)
+                self.unwatch(peer.behind)
 
     def _put(self, selector_id, uid, member, touched):
         pieces = self.members.put(selector_id, uid, member)
@@ -257,10 +263,12 @@ class Peers:
             touched.pieces.setdefault(selector_id, set()).update(pieces)
 
     def _put_named(self, peer, uid, member, touched):
-        if member is not None and peer.within is not None:
-            meant = named.inside(member.addresses, peer.within)
-            member = dataclasses.replace(
-                member, addresses=meant) if meant else None
+        if member is not None:
+            member = _with(member, tuple(
+                address for address in named.inside(member.addresses,
+                                                    peer.within)
+                if peer.behind is None
+                or self._backends.means(peer.behind.id, address)))
         self._put(peer.id, uid, member, touched)
 
     def _flipped(self, flips, touched):
@@ -339,12 +347,27 @@ class Peers:
                 member = None
         else:
             uid, member = owner, self._found.get(owner)
-            meant = tuple(item for item in (
-                member.addresses if member is not None else ())
-                if self._backends.means(selector_id, item))
-            member = dataclasses.replace(
-                member, addresses=meant) if meant else None
+            for peer in self._behind.get(selector_id, {}).values():
+                self._put_named(
+                    peer, owner, member if owner in self._named.uids(
+                        _key(peer), peer.port) else None, touched)
+            if member is not None:
+                member = _with(member, tuple(
+                    item for item in member.addresses
+                    if self._backends.means(selector_id, item)))
         self._put(selector_id, uid, member, touched)
+
+
+def _with(member, addresses):
+    """A member with some of its addresses; None without any."""
+    return dataclasses.replace(
+        member, addresses=addresses) if addresses else None
+
+
+def _take_out(found, key, selector_id):
+    del found[key][selector_id]
+    if not found[key]:
+        del found[key]
 
 
 def _key(peer):

@@ -88,6 +88,7 @@ class Named(_Selector):
     :ivar protocol: IANA number.
     :ivar port: what the name stands for.
     :ivar within: the addresses that are meant, if not all of the pods'.
+    :ivar behind: likewise, the services whose backends are meant.
     """
 
     pods: Pods
@@ -95,6 +96,7 @@ class Named(_Selector):
     protocol: int
     port: int
     within: Optional[model.Block] = None
+    behind: Optional['Services'] = None
 
     def plain(self):
         """What the definition says, as JSON types."""
@@ -102,6 +104,8 @@ class Named(_Selector):
                  'protocol': self.protocol, 'port': self.port}
         if self.within is not None:
             found['within'] = Block(self.within).plain()
+        if self.behind is not None:
+            found['behind'] = self.behind.plain()
         return found
 
 

@@ -115,20 +115,27 @@ class Check:
             node = self._nodes.get(host)
             if node is None:
                 continue
-            after_step = None
+            after_step, wrong = None, []
             if self._between and old is not None and before is not None:
                 after_step = self._watch(node, old, readers[host], before,
-                                         truth, present, host, seed)
+                                         truth, present, host, seed, wrong)
             node.apply(view, after_step)
+            if wrong:
+                raise wrong[0]
 
-    def _watch(self, node, old, new, before, truth, present, host, seed):
-        """A function that asks in the middle of a change."""
+    def _watch(self, node, old, new, before, truth, present, host, seed,
+               wrong):
+        """A function that asks in the middle of a change.
+
+        Differences are noted: a change that is broken off would leave what
+        is in force unknown.
+        """
         pods = [{cases.key('Pod', pod): pod for pod in cluster.pods}
                 for cluster in (before, truth)]
-        chosen = questions.Space(present, (host,)).some(
-            self._between, repr(('between', seed)))
+        space = questions.Space(present, (host,))
+        chosen = space.some(self._between, repr(('between', seed)))
         if self._only is not None:
-            chosen = [self._only]
+            chosen = self._one_of(space)
         asked = [
             (question, {cluster.judge(
                 known[question.uid], question.direction, question.peer,
@@ -141,9 +148,9 @@ class Check:
             for question, verdicts in asked:
                 found = node.judge(question).allowed
                 if found not in verdicts:
-                    raise Difference(
+                    wrong.append(Difference(
                         question, 'in step %s of the change before state %s: '
-                        '%s is %s' % (step, seed[1], question, found))
+                        '%s is %s' % (step, seed[1], question, found)))
             self.count.between += len(asked)
 
         return ask
@@ -155,8 +162,7 @@ class Check:
                  else space.some(_OFTEN * self._sample, repr(seed)))
         chosen = random.Random(repr(seed))
         if self._only is not None:
-            asked = [self._only] if (
-                self._only.uid, self._only.address) in space.subjects else []
+            asked = self._one_of(space)
         for question in asked:
             pod = pods[question.uid]
             host = pod['spec']['nodeName']
@@ -175,6 +181,11 @@ class Check:
                 break
         for node in self._nodes.values():
             node.check_drops()
+
+    def _one_of(self, space):
+        """The one packet that is asked, if its pod has its address."""
+        return [self._only] if (
+            self._only.uid, self._only.address) in space.subjects else []
 
     def _agree(self, who, wanted, question, judge, seed):
         if wanted.tier == 'Node' and who == 'compiled':

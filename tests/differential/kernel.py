@@ -59,7 +59,7 @@ class _Writer(writer.Writer):
         self.after_step = None
 
     def carry_out(self, planned):
-        for step in planned.steps:
+        for step in planned.walk():
             super().carry_out(plan.Plan((step,), planned.denied))
             if self.after_step is not None and step.writes:
                 self.after_step(step.phase)
@@ -154,6 +154,8 @@ class Node:
     def reset(self):
         """Forget everything: the next case has pods of the same UIDs."""
         self.apply(model.View(1, True, {}, {}, {}))
+        # A case that differed did not come to ask for those of its own.
+        self._drops = self._driver._maps.drops()
 
     def apply(self, view, after_step=None):
         """Bring a view in force, then plug and unplug its pods."""

@@ -58,7 +58,7 @@ class Node:
 
     def _carry_out(self, planned, after_step=None):
         assert not planned.denied, planned.denied
-        for step in planned.steps:
+        for step in planned.walk():
             for write in step.writes:
                 self._maps.write(write)
                 if after_step is not None:

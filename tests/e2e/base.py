@@ -179,7 +179,8 @@ class TestCase(base.TestCase):
         self.lab.part('stop', part, *options)
 
     def _delete_namespace(self, name):
-        self.lab.kubectl('delete', 'networkpolicy,pod', '--all', '-n', name)
+        self.lab.kubectl('delete', 'networkpolicy,service,pod', '--all', '-n',
+                         name)
         self.lab.kubectl('delete', 'namespace', name, '--wait=false')
 
     def _tell(self, _info):

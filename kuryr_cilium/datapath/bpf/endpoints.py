@@ -13,7 +13,7 @@
 """The endpoints of this node in the maps: rows and flips; pure."""
 
 import dataclasses
-from typing import Mapping, Optional
+from typing import Mapping, NamedTuple, Optional
 
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.policy import model
@@ -42,6 +42,24 @@ class Local:
     active: bool = False
 
 
+class Judgement(NamedTuple):
+    """What an interface is judged by.
+
+    :ivar ingress: number of the ruleset; egress likewise.
+    :ivar fastpath: whether the local hop may be taken.
+    :ivar reason: why everything is denied, if it is against the view.
+    """
+
+    ingress: int
+    egress: int
+    fastpath: bool = False
+    reason: Optional[str] = None
+
+
+_INACTIVE = Judgement(rows.RULESET_NONE, rows.RULESET_NONE)
+_UNKNOWN = Judgement(rows.RULESET_DENY, rows.RULESET_DENY)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Judges:
     """What judges endpoints now.
@@ -59,18 +77,23 @@ class Judges:
         endpoint = self.view.endpoints.get(local.uid)
         return endpoint is not None and endpoint.vif_id == local.vif_id
 
-    def of(self, local: Local) -> tuple[int, int, bool, Optional[str]]:
-        """Judge an interface.
+    def judge(self, locals_: Mapping[int, Local]
+              ) -> dict[int, Judgement]:
+        """Judge interfaces, in the order of their numbers.
 
-        :returns: numbers of the rulesets of both directions, whether the
-            local hop may be taken, and why everything is denied if it is
-            against the view.
+        What an earlier process made active stays as it is until there is a
+        view, and is left out.
         """
+        return {number: self._judge(locals_[number])
+                for number in sorted(locals_)
+                if self.view is not None or not locals_[number].active}
+
+    def _judge(self, local):
         if not local.active:
-            return rows.RULESET_NONE, rows.RULESET_NONE, False, None
+            return _INACTIVE
         deny = rows.RULESET_DENY
         if not self.knows(local):
-            return deny, deny, False, None
+            return _UNKNOWN
         endpoint = self.view.endpoints[local.uid]
         numbers = []
         for name in (endpoint.ingress, endpoint.egress):
@@ -81,8 +104,9 @@ class Judges:
             elif name in self.numbers:
                 numbers.append(self.numbers[name])
             else:
-                return deny, deny, endpoint.fastpath, self.refused[name]
-        return *numbers, endpoint.fastpath, None
+                return Judgement(deny, deny, endpoint.fastpath,
+                                 self.refused[name])
+        return Judgement(*numbers, endpoint.fastpath)
 
 
 class Endpoints:
@@ -112,23 +136,26 @@ class Endpoints:
         return found
 
     def deny(self, locals_: Mapping[int, Local],
-             judges: Judges) -> list[rows.Write]:
+             judged: Mapping[int, Judgement]) -> list[rows.Write]:
         """Writes for endpoints whose ruleset was refused.
 
         They come before everything else.
         """
         writes = []
-        for number, local in sorted(locals_.items()):
+        for number, judgement in judged.items():
+            if judgement.reason is None:
+                continue
             known = self._endpoints.get(number)
-            row, reason, _ = self._rows(local, judges)
-            if reason and known and known != row:
+            row, _ = self._rows(locals_[number], judgement)
+            if known and known != row:
                 self._endpoints[number] = row
                 writes.append(rows.Write(rows.ENDPOINT, number, row))
         return writes
 
     def flip(self, locals_: Mapping[int, Local],
-             judges: Judges) -> tuple[list[rows.Write], bool]:
-        """Writes that bring all endpoints under what judges them.
+             judged: Mapping[int, Judgement]
+             ) -> tuple[list[rows.Write], bool]:
+        """Writes that bring endpoints under what judges them.
 
         :returns: the writes, endpoints first; and whether an endpoint that
             already judged judges by something else now.
@@ -136,11 +163,8 @@ class Endpoints:
         writes = []
         rejudge = False
         found = {}
-        for number, local in sorted(locals_.items()):
-            if local.active and judges.view is None:
-                # An earlier process made it active: stays as it is.
-                continue
-            row, _, of_addresses = self._rows(local, judges)
+        for number, judgement in judged.items():
+            row, of_addresses = self._rows(locals_[number], judgement)
             if row.judges:
                 # Of two with one address the younger has it.
                 found.update(of_addresses)
@@ -161,22 +185,20 @@ class Endpoints:
             writes.append(rows.Write(rows.ENDPOINT, number))
         return writes, rejudge
 
-    def _rows(self, local, judges):
-        """The row of an endpoint, why it denies, rows of its addresses."""
-        judged = judges.of(local)
+    def _rows(self, local, judgement):
+        """The row of an endpoint, and those of its addresses."""
         made = self._made.get(local.number)
-        if made is None or made[0] is not local or made[1] != judged:
-            made = local, judged, self._row(local, judged), self._local_rows(
-                local)
+        if made is None or made[0] is not local or made[1] != judgement:
+            made = local, judgement, self._row(
+                local, judgement), self._local_rows(local)
             self._made[local.number] = made
-        return made[2], judged[3], made[3]
+        return made[2], made[3]
 
-    def _row(self, local, judged):
-        ingress, egress, fastpath, _ = judged
+    def _row(self, local, judgement):
         return rows.EndpointRow(
-            self._spaces[4], self._spaces[6], ingress, egress, local.mac,
-            local.addresses, local.kc, local.kq, local.network,
-            local.gateway_macs, fastpath)
+            self._spaces[4], self._spaces[6], judgement.ingress,
+            judgement.egress, local.mac, local.addresses, local.kc, local.kq,
+            local.network, local.gateway_macs, judgement.fastpath)
 
     def _local_rows(self, local):
         row = rows.LocalRow(local.number, local.kc, local.mac)

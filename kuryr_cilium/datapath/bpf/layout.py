@@ -19,6 +19,7 @@ the object. Addresses are canonical text, IPv4 is kept as ::ffff:a.b.c.d.
 
 import enum
 import ipaddress
+import socket
 import struct
 from typing import NamedTuple, Optional
 
@@ -33,6 +34,9 @@ CIDR_BASE = 32
 #: Lengths of kc_rs_port keys: any, a protocol, and that plus a port prefix.
 PORT_ANY = 40
 PORT_PROTOCOL = 48
+
+#: What an IPv4 address begins with.
+_MAPPED = b'\0' * 10 + b'\xff\xff'
 
 
 class Reason(enum.IntEnum):
@@ -154,11 +158,16 @@ U64 = struct.Struct('=Q')
 
 
 def addr16(address: str) -> bytes:
-    """The 16 bytes of an address."""
-    parsed = ipaddress.ip_address(address)
-    if parsed.version == 4:
-        return b'\0' * 10 + b'\xff\xff' + parsed.packed
-    return parsed.packed
+    """The 16 bytes of an address.
+
+    :raises: ValueError if it is none.
+    """
+    try:
+        if ':' in address:
+            return socket.inet_pton(socket.AF_INET6, address)
+        return _MAPPED + socket.inet_pton(socket.AF_INET, address)
+    except OSError:
+        raise ValueError('%r is no address' % address) from None
 
 
 def addr_text(data: bytes) -> str:

@@ -19,7 +19,7 @@ and small ones before large ones.
 """
 
 import dataclasses
-from typing import Callable, Container, Iterable, Mapping, Sequence
+from typing import Callable, Iterable, Mapping, Sequence
 
 from kuryr_cilium.datapath.bpf import peers
 from kuryr_cilium import exceptions
@@ -66,17 +66,16 @@ class Admission:
 
 
 def admit(wanted: Iterable[str], rulesets: Mapping[str, model.RuleSet],
-          selectors: Mapping[str, peers.Peers],
+          selectors: peers.Selectors,
           live: Mapping[str, compiler.Table], extra_addresses: int,
-          limits: Limits, broken: Container[str] = ()) -> Admission:
+          limits: Limits) -> Admission:
     """Decide which rulesets fit, before classes are known.
 
     :param wanted: ids that endpoints name.
     :param rulesets: of the view.
-    :param selectors: by id, of the view.
+    :param selectors: of the view.
     :param live: compiled rulesets that are in force.
     :param extra_addresses: addresses beside those of selectors.
-    :param broken: ids of selectors that can't be brought in force.
     """
     refused: dict[str, str] = {}
     tables: dict[str, compiler.Table] = {}
@@ -84,27 +83,33 @@ def admit(wanted: Iterable[str], rulesets: Mapping[str, model.RuleSet],
         try:
             tables[ruleset] = live.get(ruleset) or _compile(
                 ruleset, rulesets)
-            _check_selectors(tables[ruleset], selectors, broken)
+            _check_selectors(tables[ruleset], selectors)
         except exceptions.KuryrCiliumException as error:
             tables.pop(ruleset, None)
             refused[ruleset] = str(error)
+    checks: dict[str, Callable[..., bool]] = {
+        'rulesets': lambda found, named: len(found) <= limits.rulesets,
+        'rule groups': lambda found, named: sum(
+            len(table.groups) for table in found) <= limits.groups,
+        'port prefixes': lambda found, named: sum(
+            table.port_rows for table in found) <= limits.port_rows,
+        'blocks of addresses': lambda found, named: _fits_blocks(
+            named, limits),
+        'peer addresses': lambda found, named: _fits_addresses(
+            named, extra_addresses, limits),
+        'peer classes': lambda found, named: _fits_classes(
+            named, extra_addresses, limits)}
+    named = _named(tables.values(), selectors)
+    if all(fits(tables.values(), named) for fits in checks.values()):
+        return Admission(tables, refused)
     sizes = {ruleset: _count(_named((table,), selectors))
              for ruleset, table in tables.items()}
     order = sorted(tables, key=lambda ruleset: (
         ruleset not in live, sizes[ruleset], ruleset))
-    for what, fits in (
-            ('rulesets', lambda found: len(found) <= limits.rulesets),
-            ('rule groups', lambda found: sum(
-                len(table.groups) for table in found) <= limits.groups),
-            ('port prefixes', lambda found: sum(
-                table.port_rows for table in found) <= limits.port_rows),
-            ('blocks of addresses', lambda found: _fits_blocks(
-                _named(found, selectors), limits)),
-            ('peer addresses', lambda found: _fits_addresses(
-                _named(found, selectors), extra_addresses, limits)),
-            ('peer classes', lambda found: _fits_classes(
-                _named(found, selectors), extra_addresses, limits))):
-        fitting = largest_prefix([tables[name] for name in order], fits)
+    for what, fits in checks.items():
+        fitting = largest_prefix(
+            [tables[name] for name in order],
+            lambda found: fits(found, _named(found, selectors)))
         for ruleset in order[fitting:]:
             del tables[ruleset]
             refused[ruleset] = full(what)
@@ -139,23 +144,25 @@ def _compile(ruleset, rulesets):
     return compiler.compile_ruleset(rulesets[ruleset])
 
 
-def _check_selectors(table, selectors, broken):
+def _check_selectors(table, selectors):
+    needed = peers.needed((table,), selectors.outside)
     # NOTE: a missing one could hide a deny rule's peers.
-    for selector in sorted(peers.needed((table,), selectors)):
-        if selector not in selectors:
-            raise exceptions.ViewUnusable(
-                reason=f'selector {selector} of ruleset {table.id} is '
-                       'missing')
-        if selector in broken:
-            raise exceptions.ViewUnusable(
-                reason=f'selector {selector} of ruleset {table.id} has a '
-                       'block that is none, or another one than before')
+    missing = needed.difference(selectors.peers)
+    if missing:
+        raise exceptions.ViewUnusable(
+            reason=f'selector {min(missing)} of ruleset {table.id} is '
+                   'missing')
+    broken = needed & selectors.broken
+    if broken:
+        raise exceptions.ViewUnusable(
+            reason=f'selector {min(broken)} of ruleset {table.id} has a '
+                   'block that is none, or another one than before')
 
 
 def _named(tables, selectors):
     """The selectors of some rulesets."""
-    return {name: selectors[name]
-            for name in peers.needed(tables, selectors)}
+    return {name: selectors.peers[name]
+            for name in peers.needed(tables, selectors.outside)}
 
 
 def _count(named):

@@ -43,8 +43,7 @@ class Live:
 
     def writes(self) -> Iterable[rows.Write]:
         yield from rows.ruleset_rows(self.number, self.table)
-        for class_, bits in self.peers.items():
-            yield from rows.peer_rows(self.number, class_, bits)
+        yield from rows.peers_rows(self.number, self.peers)
 
     def set_peer(self, class_: int, bits: Optional[int]) -> None:
         """Note the row of a class; None: it has none (any more)."""
@@ -54,6 +53,30 @@ class Live:
         if bits is not None:
             self.peers[class_] = bits
             self.count += len(rows.pages(bits))
+
+
+class Created:
+    """The rows that rulesets in force need for classes that are new.
+
+    :param numbers: of the classes.
+    """
+
+    def __init__(self, numbers: Iterable[int],
+                 definitions: Mapping[int, classes.Definition]):
+        self._definitions = definitions
+        self._index = classes.Index()
+        for number in numbers:
+            self._index.add(number, definitions[number])
+        self._found: dict[int, dict[int, int]] = {}
+
+    def of(self, live: Live) -> dict[int, int]:
+        """Class -> bits."""
+        found = self._found.get(live.number)
+        if found is None:
+            found = self._found[live.number] = peer_table(
+                live.table, self._index.naming(live.table.selectors.keys()),
+                self._definitions)
+        return found
 
 
 def peer_bits(table: compiler.Table,

@@ -39,6 +39,8 @@ PLANNED = (rows.LOCAL, rows.ENDPOINT, rows.ADDR, rows.CIDR, rows.PEER,
 
 _S64 = struct.Struct('=q')
 _BATCH = 8192
+_key = operator.attrgetter('key')
+_value = operator.attrgetter('value')
 _VERDICTS = {'allow': layout.Verdict.ALLOW, 'deny': layout.Verdict.DENY,
              'pass': layout.Verdict.PASS}
 
@@ -78,18 +80,17 @@ class Maps:
 
         :raises: exceptions.DatapathError; some may have been done.
         """
-        for (table, deletes), group in itertools.groupby(
-                writes, lambda write: (write.table, write.value is None)):
+        for (table, deletes), group in itertools.groupby(writes, _kind):
             codec = _CODECS[table]
             while part := tuple(itertools.islice(group, _BATCH)):
-                keys = b''.join(codec.pack_key(write.key) for write in part)
+                keys = b''.join(map(codec.pack_key, map(_key, part)))
                 try:
                     if deletes:
                         libbpf.map_delete_batch(self.fd(table), keys,
                                                 len(part))
                     else:
-                        values = b''.join(codec.pack(write.value)
-                                          for write in part)
+                        values = b''.join(map(codec.pack,
+                                              map(_value, part)))
                         libbpf.map_update_batch(self.fd(table), keys, values,
                                                 len(part))
                 except OSError as error:
@@ -186,6 +187,10 @@ class Maps:
         return counted
 
 
+def _kind(write):
+    return write.table, write.value is None
+
+
 def _pack_port_key(key):
     protocol, port, length = key.port
     if protocol is None:
@@ -205,7 +210,7 @@ def _unpack_port_key(data):
 
 
 def _pack_bits(row):
-    return layout.Bits(row.words, row.mask).pack()
+    return layout.Bits.FORMAT.pack(*row.words, row.mask)
 
 
 def _pack_endpoint(row):
@@ -231,7 +236,7 @@ def _unpack_u32(data):
 
 
 def _pack_address_key(key):
-    return layout.AddrKey(*key).pack()
+    return layout.U32.pack(key.space) + layout.addr16(key.address)
 
 
 def _unpack_address_key(data):
@@ -239,7 +244,7 @@ def _unpack_address_key(data):
 
 
 def _pack_peer(row):
-    return layout.Peer(row.class_, row.entity).pack()
+    return layout.Peer.FORMAT.pack(*row)
 
 
 _CODECS = {
@@ -251,7 +256,7 @@ _CODECS = {
         _pack_address_key, _unpack_address_key,
         lambda row: layout.Local(row.endpoint, row.kc, row.mac).pack()),
     rows.PEER: Codec(
-        lambda key: layout.RsPeerKey(*key).pack(),
+        lambda key: layout.RsPeerKey.FORMAT.pack(*key),
         lambda data: rows.PeerKey(*layout.RsPeerKey.unpack(data)),
         _pack_bits),
     rows.PORT: Codec(_pack_port_key, _unpack_port_key, _pack_bits),

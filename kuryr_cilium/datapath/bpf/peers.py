@@ -13,7 +13,10 @@
 
 """From the selectors of a view to what peer classes are made of; pure."""
 
+import collections.abc
 import dataclasses
+import itertools
+import operator
 from typing import Iterable, Mapping, Optional
 
 from kuryr_cilium.datapath.bpf import rows
@@ -37,12 +40,15 @@ class Peers:
         those of some pods: of members that are no pods, and of every member
         of a selector that names an entity.
     :ivar block: what it matches beside its members; None if nothing.
+    :ivar count: how often its members have an address: more often than it
+        has addresses if several have the same.
     """
 
     addresses: frozenset[str] = frozenset()
     told: Mapping[str, entities.Entity] = dataclasses.field(
         default_factory=dict)
     block: Optional[blocks.Parsed] = None
+    count: int = dataclasses.field(default=0, compare=False)
 
     @property
     def outside(self) -> bool:
@@ -51,12 +57,73 @@ class Peers:
 
 
 def needed(tables: Iterable[compiler.Table],
-           selectors: Mapping[str, Peers]) -> set[str]:
-    """Ids of the selectors whose members some rulesets need."""
+           outside: collections.abc.Set[str]) -> set[str]:
+    """Ids of the selectors whose members some rulesets need.
+
+    :param outside: ids of those that mean only the world's addresses.
+    """
     named = set().union(*(table.needed for table in tables))
-    return entities.needed(named, {name for name in named
-                                   if name in selectors
-                                   and selectors[name].outside}) | named
+    if not named.isdisjoint(outside):
+        named |= entities.needed((entities.WORLD,))
+    return named
+
+
+class Selectors:
+    """The selectors of a view, and what they say.
+
+    :ivar peers: by id.
+    :ivar outside: ids of those that mean only the world's addresses.
+    :ivar broken: ids of those that can't be brought in force.
+    :ivar changes: id -> what it said in the view before, and the addresses
+        of which it says something else now; of those of which this is known.
+    """
+
+    def __init__(self):
+        self.peers: dict[str, Peers] = {}
+        self.outside: set[str] = set()
+        self.broken: set[str] = set()
+        self.changes: dict[str, tuple[Peers, frozenset[str]]] = {}
+        self._selectors: dict[str, model.Selector] = {}
+        self._unreadable: set[str] = set()
+
+    def take(self, selectors: Mapping[str, model.Selector],
+             former: Mapping[str, Peers]) -> None:
+        """Go over to the selectors of another view.
+
+        :param former: by id, what the classes are made of. What an id
+            stands for is fixed (see policy/classes.py): one that stands for
+            another block now is broken until the former is forgotten.
+        """
+        before = self._selectors
+        changed = {name for name, selector in selectors.items()
+                   if before.get(name) is not selector}
+        gone = before.keys() - selectors.keys()
+        for name in gone:
+            del self.peers[name]
+        unreadable = self._unreadable
+        self.outside -= gone | changed
+        self._unreadable = unreadable - gone - changed
+        self.changes = {}
+        for name in changed:
+            selector, found = selectors[name], None
+            if name in before and name not in unreadable:
+                peers = self.peers[name]
+                found, touched = _reread(selector, before[name], peers)
+                self.changes[name] = peers, touched
+            if found is None:
+                self.changes.pop(name, None)
+                try:
+                    found = read(selector)
+                except ValueError:
+                    self._unreadable.add(name)
+                    found = Peers()
+            self.peers[name] = found
+            if found.outside:
+                self.outside.add(name)
+        self._selectors = dict(selectors)
+        self.broken = self._unreadable | {
+            name for name in (changed | self.broken) - gone
+            if name in former and former[name].block != self.peers[name].block}
 
 
 def read(selector: model.Selector) -> Peers:
@@ -70,9 +137,10 @@ def read(selector: model.Selector) -> Peers:
     addresses = set()
     told: dict[str, entities.Entity] = {}
     names_entity = entities.is_entity(selector.id)
+    count = 0
     for member in selector.members:
-        found = [address for address in map(rows.canonical, member.addresses)
-                 if address is not None]
+        found = _addresses(member)
+        count += len(found)
         addresses.update(found)
         if member.entity is entities.Entity.POD:
             if names_entity:
@@ -83,7 +151,65 @@ def read(selector: model.Selector) -> Peers:
                 if _rank(told.get(address)) < _rank(member.entity):
                     told[address] = member.entity
     return Peers(frozenset(addresses), told,
-                 blocks.parse(selector.block) if selector.block else None)
+                 blocks.parse(selector.block) if selector.block else None,
+                 count)
+
+
+def _addresses(member):
+    return [address for address in map(rows.canonical, member.addresses)
+            if address is not None]
+
+
+def _reread(selector, before, peers):
+    """What a selector says now, and of which addresses something else.
+
+    Members that stay are the very objects that they were.
+
+    :returns: None in place of what it says if it has to be read anew.
+    """
+    anew = None, frozenset()
+    if selector.block != before.block or len(peers.addresses) != peers.count:
+        return anew
+    left, came = _different(before.members, selector.members)
+    gone = [address for member in left for address in _addresses(member)]
+    count = peers.count - len(gone)
+    told = {**peers.told}
+    for address in gone:
+        told.pop(address, None)
+    names_entity = entities.is_entity(selector.id)
+    new = set()
+    for member in came:
+        found = _addresses(member)
+        count += len(found)
+        new.update(found)
+        if names_entity or member.entity is not entities.Entity.POD:
+            told.update(dict.fromkeys(found, member.entity))
+    addresses = peers.addresses.difference(gone) | new
+    if len(addresses) != count:
+        # Several members have the same address.
+        return anew
+    return Peers(addresses, told, peers.block, count), new.union(gone)
+
+
+def _different(before, now):
+    """What only one of two sequences has: lists, of the first and second.
+
+    Most have one long beginning, and one long end.
+    """
+    least = min(len(before), len(now))
+    first = _alike(before, now, least)
+    last = _alike(reversed(before), reversed(now), least - first)
+    before = before[first:len(before) - last]
+    now = now[first:len(now) - last]
+    had, has = {*map(id, before)}, {*map(id, now)}
+    return ([item for item in before if id(item) not in has],
+            [item for item in now if id(item) not in had])
+
+
+def _alike(one, other, most):
+    """How many items that two sequences begin with are the same."""
+    same = [*itertools.islice(map(operator.is_, one, other), most)]
+    return same.index(False) if False in same else most
 
 
 class Told:
@@ -94,20 +220,27 @@ class Told:
         self._told: dict[str, Mapping[str, entities.Entity]] = {}
 
     def update(self, changed: Mapping[str, Mapping[str, entities.Entity]],
-               nodes: Iterable[str]
+               nodes: Iterable[str],
+               places: Mapping[str, frozenset[str]] = {}
                ) -> dict[str, Optional[entities.Entity]]:
         """Take over what selectors tell, and the addresses of this node.
 
         :param changed: by selector id; what says nothing is forgotten.
+        :param places: likewise, of which addresses it tells something else;
+            of those of which this is known.
         :returns: what is different: entity by address, None if nothing is
             told any more.
         """
         nodes = frozenset(nodes)
         touched = set(nodes ^ self._nodes)
         for name, told in changed.items():
+            if name in places:
+                touched |= places[name]
+                continue
             before = self._told.get(name, {})
-            touched.update(address for address in told.keys() | before.keys()
-                           if told.get(address) != before.get(address))
+            touched.update(told.keys() ^ before.keys())
+            touched.update(address for address, entity in told.items()
+                           if before.get(address, entity) is not entity)
         before = {address: self.of(address) for address in touched}
         self._nodes = nodes
         for name, told in changed.items():

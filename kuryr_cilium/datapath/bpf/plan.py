@@ -41,7 +41,8 @@ numbers throughout), and purging what is not its own ends the old one.
 
 import dataclasses
 import enum
-from typing import Callable, Iterable, Mapping, Optional
+import operator
+from typing import Callable, Iterable, Iterator, Mapping, Optional
 
 from kuryr_cilium.datapath.bpf import endpoints
 from kuryr_cilium.datapath.bpf import limits as limits_
@@ -80,11 +81,21 @@ class Step:
 class Plan:
     """The way to a view.
 
+    :ivar steps: those that bring it in force.
     :ivar denied: pod UID -> why its endpoint denies everything.
+    :ivar clean: plans the steps after them, which forget what nobody needs
+        any more: no packet waits for these. If they are never carried out,
+        those of a later plan do it.
     """
 
     steps: tuple[Step, ...]
     denied: Mapping[str, str]
+    clean: Callable[[], tuple['Step', ...]] = tuple
+
+    def walk(self) -> Iterator[Step]:
+        """All steps; one is to be done before the next is asked for."""
+        yield from self.steps
+        yield from self.clean()
 
 
 class Planner:
@@ -102,8 +113,8 @@ class Planner:
         self._classes = classes.Classes(lambda: allocate('class'))
         self._told = peers_.Told()
         self._view: Optional[model.View] = None
-        # Of the last view, and of those what the classes are made of.
-        self._read: dict[str, tuple[model.Selector, peers_.Peers]] = {}
+        # Of the last view, and what the classes are made of.
+        self._selectors = peers_.Selectors()
         self._peers: dict[str, peers_.Peers] = {}
         self._nodes: frozenset[str] = frozenset()
         self._live: dict[str, live_.Live] = {}
@@ -111,7 +122,12 @@ class Planner:
         self._addresses: dict[str, rows.AddrRow] = {}
         self._endpoints = endpoints.Endpoints(self.spaces)
         self._judges = endpoints.Judges()
+        # Whether packets may be in flight that read addresses before they
+        # moved.
         self._unsettled = False
+        # What is to be cleaned up: rulesets, and numbers of classes.
+        self._retired: list[live_.Live] = []
+        self._dropped: list[int] = []
 
     @property
     def view(self) -> Optional[model.View]:
@@ -153,8 +169,9 @@ class Planner:
         Before the first view only what drops everything is written: what
         an earlier process made active stays as it is.
         """
-        writes, _ = self._endpoints.flip(locals_, self._judges)
-        return Plan(_steps((Phase.FLIPS, writes)), self._denied(locals_))
+        judged = self._judges.judge(locals_)
+        writes, _ = self._endpoints.flip(locals_, judged)
+        return Plan(_steps((Phase.FLIPS, writes)), _denied(locals_, judged))
 
     def plan(self, view: model.View,
              locals_: Mapping[int, endpoints.Local],
@@ -169,57 +186,46 @@ class Planner:
         admission = self._admit(view, nodes)
         update, touched = self._classify(admission, nodes)
         self._view = view
-        old, new, fresh, changes = self._rulesets(admission, update, touched)
-        created = list(self._extend(
+        created = live_.Created(update.created, self._classes.definitions)
+        old, new, fresh, changes = self._rulesets(
+            admission, update, touched, created)
+        extended = list(_extend(
             (live for name, live in old.items()
-             if name not in admission.refused), update.created))
+             if name not in admission.refused), created))
         self._live = new
+        self._retired += [live for name, live in old.items()
+                          if new.get(name) is not live]
+        self._dropped += update.dropped
         self._judges = endpoints.Judges(view, self.live, admission.refused)
-        deny = self._endpoints.deny(locals_, self._judges)
+        judged = self._judges.judge(locals_)
+        deny = self._endpoints.deny(locals_, judged)
         moves, leaving = self._moves(update)
         redefined = list(self._redefine(new, changes))
-        flips, rejudge = self._endpoints.flip(locals_, self._judges)
-        retired = [live for live in old.values()
-                   if not any(live is kept for kept in new.values())]
+        flips, rejudge = self._endpoints.flip(locals_, judged)
         steps = [(Phase.DENY, deny)]
         if deny:
             steps.append((Phase.GRACE, None))
         steps += [
-            (Phase.RULESETS,
-             [write for live in fresh for write in live.writes()]),
-            (Phase.CLASSES, created), (Phase.ADDRESSES, moves)]
+            (Phase.RULESETS, _by_table(
+                write for live in fresh for write in live.writes())),
+            (Phase.CLASSES, extended), (Phase.ADDRESSES, moves)]
         if redefined and (leaving or self._unsettled):
             steps.append((Phase.GRACE, None))
         steps += [(Phase.REDEFINED, redefined), (Phase.FLIPS, flips)]
         if deny or moves or redefined or rejudge or first:
             steps.append((Phase.EPOCH, None))
-        cleaning = self._clean(update, retired)
-        self._unsettled = bool(moves) and not cleaning
-        return Plan(_steps(*steps, *cleaning), self._denied(locals_))
+        return Plan(self._settled(_steps(*steps)), _denied(locals_, judged),
+                    self._clean)
 
     def _admit(self, view, nodes):
-        known, self._read = self._read, {}
-        broken = set()
-        for name, selector in view.selectors.items():
-            read = known.get(name)
-            if read is None or read[0] is not selector:
-                try:
-                    read = selector, peers_.read(selector)
-                except ValueError:
-                    broken.add(name)
-                    read = selector, peers_.Peers()
-            self._read[name] = read
-            before = self._peers.get(name)
-            if before is not None and before.block != read[1].block:
-                # See policy/classes.py: what an id stands for is fixed.
-                broken.add(name)
+        self._selectors.take(view.selectors, self._peers)
         wanted = {ruleset for endpoint in view.endpoints.values()
                   for ruleset in (endpoint.ingress, endpoint.egress)}
         return limits_.admit(
             wanted - {model.ALLOW_ALL, model.DENY_ALL}, view.rulesets,
-            {name: found for name, (_, found) in self._read.items()},
+            self._selectors,
             {name: live.table for name, live in self._live.items()},
-            len(nodes), self._limits, broken)
+            len(nodes), self._limits)
 
     def _classify(self, admission, nodes):
         """Update the classes by what rulesets to come name.
@@ -229,12 +235,19 @@ class Planner:
 
         :returns: the update, and the selectors by which definitions differ.
         """
-        named = peers_.needed(admission.tables.values(), {
-            name: found for name, (_, found) in self._read.items()})
-        changed = {}
+        named = peers_.needed(admission.tables.values(),
+                              self._selectors.outside)
+        read = self._selectors.peers
+        changed, places = {}, {}
         for name in named:
-            now, before = self._read[name][1], self._peers.get(name)
-            if now is not before and now != before:
+            now, before = read[name], self._peers.get(name)
+            if now is before:
+                continue
+            self._peers[name] = now
+            peers, touched = self._selectors.changes.get(name, (None, ()))
+            if before is not None and peers is before:
+                changed[name], places[name] = now, touched
+            elif now != before:
                 changed[name] = now
         self._nodes = nodes
         former = [name for name in self._peers.keys() - named
@@ -242,7 +255,7 @@ class Planner:
         # What entities need is told by their own selectors.
         told = self._told.update(
             {**{name: found.told for name, found in changed.items()},
-             **dict.fromkeys(former, {})}, nodes)
+             **dict.fromkeys(former, {})}, nodes, places)
         if entities.CLUSTER in named:
             # Former selectors may have kept what is no pod any more.
             told.update((address, None) for name in former
@@ -253,12 +266,10 @@ class Planner:
              if not entities.is_entity(name)}, told,
             {name: found.block for name, found in changed.items()
              if found.block})
-        for name in named:
-            self._peers[name] = self._read[name][1]
         # NOTE: a class never changes its entity, only its selectors.
         return update, changed.keys()
 
-    def _rulesets(self, admission, update, touched):
+    def _rulesets(self, admission, update, touched, created):
         """Make the rulesets to come.
 
         :returns: those in force until now, those to come (by id), of the
@@ -280,7 +291,7 @@ class Planner:
                 count = live.count
             else:
                 changes[name] = changed
-                count = live.count + self._growth(live, update, changed)
+                count = live.count + _growth(live, created, changed)
             if count > self._limits.ruleset_peer_rows:
                 reason = ('its policies tell more kinds of peers apart '
                           f'({count}) than a ruleset may '
@@ -317,24 +328,6 @@ class Planner:
                 changed[number] = bits
         return changed
 
-    def _growth(self, live, update, changed):
-        """How many rows a ruleset gets."""
-        created = sum(
-            len(rows.pages(bits)) for number in update.created
-            if (bits := self._bits(live.table, number)) is not None)
-        return created + sum(
-            bits is not None and number not in live.peers
-            for number, bits in changed.items())
-
-    def _extend(self, lives, created):
-        """Rows of rulesets in force for classes that are new."""
-        for live in lives:
-            for number in created:
-                bits = self._bits(live.table, number)
-                if bits is not None:
-                    live.set_peer(number, bits)
-                    yield from rows.peer_rows(live.number, number, bits)
-
     def _moves(self, update):
         """Writes that move addresses.
 
@@ -370,41 +363,48 @@ class Planner:
                 yield from live_.rewrite(live, number, bits)
                 live.set_peer(number, bits)
 
-    def _clean(self, update, retired):
-        """The steps after the flips: forget what no ruleset names."""
+    def _clean(self):
+        """The steps after a view is in force: forget what nobody names."""
         named = peers_.needed(
-            (live.table for live in self._live.values()), self._peers)
+            (live.table for live in self._live.values()),
+            {name for name, found in self._peers.items() if found.outside})
         unused = self._peers.keys() - named
         for name in unused:
             del self._peers[name]
         merge = self._classes.forget(unused, self._told.update(
             dict.fromkeys(unused, {}), self._nodes))
-        created = list(self._extend(self._live.values(), merge.created))
+        extended = list(_extend(self._live.values(), live_.Created(
+            merge.created, self._classes.definitions)))
         moves, _ = self._moves(merge)
-        steps = [(Phase.GRACE, None), (Phase.CLASSES, created),
+        steps = [(Phase.GRACE, None), (Phase.CLASSES, extended),
                  (Phase.MERGE, moves)]
         if merge.gone:
             steps.append((Phase.EPOCH, None))
         if moves:
             steps.append((Phase.GRACE, None))
-        deletes = [rows.delete(write) for live in retired
+        deletes = [rows.delete(write) for live in self._retired
                    for write in live.writes()]
         for live in self._live.values():
-            for number in (*update.dropped, *merge.dropped):
+            for number in (*self._dropped, *merge.dropped):
                 bits = live.peers.get(number)
                 if bits is not None:
                     live.set_peer(number, None)
                     deletes += map(rows.delete, rows.peer_rows(
                         live.number, number, bits))
-        steps.append((Phase.DELETE, deletes))
+        self._retired, self._dropped = [], []
+        steps.append((Phase.DELETE, _by_table(deletes)))
         if not any(writes for _, writes in steps):
-            return []
-        return steps
+            return ()
+        return self._settled(_steps(*steps))
 
-    def _denied(self, locals_):
-        return {local.uid: reason for local in locals_.values()
-                if self._view is not None
-                and (reason := self._judges.of(local)[3])}
+    def _settled(self, steps):
+        """Note whether a grace period follows the last move of addresses."""
+        for step in steps:
+            if step.phase is Phase.GRACE:
+                self._unsettled = False
+            elif step.phase in (Phase.ADDRESSES, Phase.MERGE):
+                self._unsettled = True
+        return steps
 
     def _address(self, name, row):
         """The write of an address or a prefix."""
@@ -412,6 +412,33 @@ class Planner:
         if '/' in name:
             return rows.Write(rows.CIDR, rows.CidrKey(space, name), row)
         return rows.Write(rows.ADDR, rows.AddrKey(space, name), row)
+
+
+def _denied(locals_, judged):
+    return {locals_[number].uid: judgement.reason
+            for number, judgement in judged.items()
+            if judgement.reason is not None}
+
+
+def _growth(live, created, changed):
+    """How many rows a ruleset gets."""
+    return sum(len(rows.pages(bits))
+               for bits in created.of(live).values()) + sum(
+        bits is not None and number not in live.peers
+        for number, bits in changed.items())
+
+
+def _extend(lives, created):
+    """Rows of rulesets in force for classes that are new."""
+    for live in lives:
+        for number, bits in created.of(live).items():
+            live.set_peer(number, bits)
+            yield from rows.peer_rows(live.number, number, bits)
+
+
+def _by_table(writes):
+    """Rows of one table are written at once if they stand together."""
+    return sorted(writes, key=operator.attrgetter('table'))
 
 
 def _steps(*steps):

@@ -18,7 +18,8 @@ numbers and addresses in text; maps.py turns them into bytes.
 
 import functools
 import ipaddress
-from typing import Iterator, NamedTuple, Optional
+import socket
+from typing import Iterator, Mapping, NamedTuple, Optional
 
 from kuryr_cilium.policy import compile as compiler
 from kuryr_cilium.policy import entities
@@ -136,13 +137,20 @@ def family(address: str) -> int:
     return 6 if ':' in address else 4
 
 
-@functools.lru_cache(maxsize=65536)
 def canonical(address: str) -> Optional[str]:
     """The one text of an address, None if it is no address.
 
     Nothing can be sent from or to what is no address: it is left out, so
     that it does not keep the rest from being in force.
     """
+    family_ = socket.AF_INET6 if ':' in address else socket.AF_INET
+    try:
+        # Most are canonical.
+        if (socket.inet_ntop(family_, socket.inet_pton(family_, address))
+                == address and not (':' in address and '.' in address)):
+            return address
+    except (OSError, ValueError):
+        pass
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -150,15 +158,33 @@ def canonical(address: str) -> Optional[str]:
     return None if getattr(parsed, 'scope_id', None) else str(parsed)
 
 
-#: The same few patterns of bits are cut again and again.
-pages = functools.lru_cache(maxsize=16384)(compiler.pages)
+@functools.lru_cache(maxsize=16384)
+def pages(bits: int) -> tuple[tuple[int, BitsRow], ...]:
+    """The rows of some bits by page.
+
+    The same few patterns of bits are cut again and again.
+    """
+    return tuple((page.page, BitsRow(page.words, page.mask))
+                 for page in compiler.pages(bits))
 
 
 def peer_rows(ruleset: int, class_: int, bits: int) -> Iterator[Write]:
     """The rows of one (ruleset, class)."""
-    for page in pages(bits):
-        yield Write(PEER, PeerKey(ruleset, class_, page.page),
-                    BitsRow(page.words, page.mask))
+    for page, row in pages(bits):
+        yield Write(PEER, PeerKey(ruleset, class_, page), row)
+
+
+def peers_rows(ruleset: int, peers: Mapping[int, int]) -> Iterator[Write]:
+    """The rows of a ruleset and its classes.
+
+    :param peers: class -> bits.
+    """
+    # NOTE: thousands at a time; it takes half as long as to call the classes.
+    new = tuple.__new__
+    for class_, bits in peers.items():
+        for page, row in pages(bits):
+            yield new(Write, (PEER, new(PeerKey, (ruleset, class_, page)),
+                              row))
 
 
 def ruleset_rows(number: int, table: compiler.Table) -> Iterator[Write]:
@@ -168,9 +194,8 @@ def ruleset_rows(number: int, table: compiler.Table) -> Iterator[Write]:
                     GroupRow(group.verdict.value, group.next_tier,
                              group.l7set))
     for port, bits in table.ports.items():
-        for page in pages(bits):
-            yield Write(PORT, PortKey(number, page.page, port),
-                        BitsRow(page.words, page.mask))
+        for page, row in pages(bits):
+            yield Write(PORT, PortKey(number, page, port), row)
     for entity in entities.Entity:
         yield from peer_rows(number, entity.value, table.base_bits(entity))
 

@@ -84,7 +84,7 @@ class Writer:
         :raises: exceptions.DatapathError; the content is unknown then.
         """
         with self.lock:
-            for step in planned.steps:
+            for step in planned.walk():
                 if step.phase is plan.Phase.EPOCH:
                     self.advance_epoch()
                 elif step.phase is plan.Phase.GRACE:

@@ -144,8 +144,9 @@ class TestAgent(base.TestCase):
         records.put(samples.record(netns='/proc/%d/ns/net' % os.getpid()))
         held = [samples.endpoint(ingress='r'), samples.selector(
             's', '10.0.0.1'), samples.ruleset('r', 's')]
-        viewfile.ViewFile(self.path / 'state' / 'view.json').save(3, [
-            view.Held(obj, objects.digest(obj)) for obj in held])
+        viewfile.ViewFile(self.path / 'state' / 'view.json').save(3, {
+            objects.key(obj): view.Held(obj, objects.digest(obj))
+            for obj in held})
         return records
 
     def test_with_nothing_to_depend_on(self):
@@ -212,7 +213,8 @@ class TestAgent(base.TestCase):
                     lb_model.Backend('10.99.3.7', 80, 'node-1'),)),),
             external_local=True, health_port=30999)
         viewfile.ViewFile(self.path / 'state' / 'services.json').save(
-            3, [view.Held(service, objects.digest(service))])
+            3, {objects.key(service): view.Held(service,
+                                                objects.digest(service))})
         self.start()
         status, text = self.health('/', 30999)
         self.assertEqual((200, 1), (status, json.loads(text)[

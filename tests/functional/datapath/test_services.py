@@ -297,6 +297,27 @@ class TestOutside(ServicesCase):
         self.update()
         self.assertEqual({}, self.outside_rows())
 
+    def test_in_which_order(self):
+        """Nobody is led to what is not whole, nor asked by what is not."""
+        names = {self.bench.fd(table): table for table in (
+            'kc_svc', 'kc_backend', 'kc_source')}
+        done = []
+
+        def watch(method):
+            real = getattr(libbpf, method)
+
+            def call(fd, *args):
+                done.append((method.split('_')[1], names[fd]))
+                return real(fd, *args)
+            return mock.patch.object(libbpf, method, call)
+
+        self.update(self.external('203.0.113.0/24'))
+        with watch('map_update_batch'), watch('map_delete_batch'):
+            self.update(self.external('198.18.0.0/15', number=2))
+        self.assertEqual([
+            ('update', 'kc_source'), ('update', 'kc_svc'),
+            ('delete', 'kc_svc'), ('delete', 'kc_source')], done)
+
     def test_silence(self):
         self.update(self.external(local=True))
         row = self.outside_rows()[self.EXTERNAL, 80]

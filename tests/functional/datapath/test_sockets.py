@@ -11,10 +11,14 @@
 #    under the License.
 """Services as the node's own sockets reach them."""
 
+from concurrent import futures
 import errno
 import itertools
 import os
 import socket
+import subprocess
+import sys
+import threading
 
 from kuryr_cilium.datapath.bpf import cgroups
 from kuryr_cilium.datapath.bpf import libbpf
@@ -335,6 +339,31 @@ class TestLinks(SocketsCase):
         self.assertEqual(known, (self.ask(stream),
                                  self.ask_at(datagrams, h.VIP[6])))
 
+    def test_an_update_has_no_gap(self):
+        self.servers()
+        self.serve(h.service(*h.BACKENDS))
+        with futures.ThreadPoolExecutor(1) as pool:
+            done = threading.Event()
+            asked = pool.submit(self._ask_until, done)
+            try:
+                for _time in range(3):
+                    self.driver.stop()
+                    self.driver = self.host.driver()
+                    self.serve(h.service(*h.BACKENDS))
+            finally:
+                done.set()
+            self.assertLess(10, asked.result())
+
+    def _ask_until(self, done):
+        """Ask again and again; how often."""
+        count = 0
+        while not done.is_set():
+            with self.host.socket(4, STREAM) as sock:
+                sock.connect((h.VIP[4], h.PORT))
+                self.assertIn(self.ask(sock), (b'0', b'1'))
+            count += 1
+        return count
+
     def test_switched_off(self):
         self.servers()
         self.serve(h.service(*h.BACKENDS))
@@ -354,13 +383,18 @@ class TestLinks(SocketsCase):
             self.assertEqual(set(cgroups.HOOKS), self.host.pinned())
             self.ask(self.connect(h.VIP[4]))
 
-    def test_another_cgroup(self):
-        self.servers()
-        self.serve(h.service(*h.BACKENDS))
+    def cgroup(self):
+        """The root, and a cgroup of the test's own."""
         root = cgroups.find_root(cgroups.MOUNTS.read_text())
         folder = os.path.join(root, self.host.name)
         os.mkdir(folder)
         self.addCleanup(os.rmdir, folder)
+        return root, folder
+
+    def test_another_cgroup(self):
+        self.servers()
+        self.serve(h.service(*h.BACKENDS))
+        root, folder = self.cgroup()
         self.driver.stop()
         self.host.set_option('cgroup_dir', folder)
         self.driver = self.host.driver()
@@ -370,6 +404,19 @@ class TestLinks(SocketsCase):
         self.host.set_option('cgroup_dir', root)
         self.driver = self.host.driver()
         self.ask(self.connect(h.VIP[4]))
+
+    def test_the_cgroup_of_a_container(self):
+        """Seen from a cgroup namespace, it would be the root."""
+        _, folder = self.cgroup()
+        script = ('echo $$ >%s/cgroup.procs; exec unshare --cgroup --mount '
+                  'sh -c \'mount -t cgroup2 none "$1" && shift && exec "$@"\' '
+                  'sh "$@"' % folder)
+        done = subprocess.run(
+            ['sh', '-c', script, 'sh', self.host.bpffs, sys.executable, '-c',
+             'from kuryr_cilium.datapath.bpf import cgroups\n'
+             'cgroups.open_root("")'], capture_output=True, text=True)
+        self.assertIn('%s is the cgroup of a container' % self.host.bpffs,
+                      done.stderr)
 
     def test_not_a_cgroup(self):
         self.driver.stop()

@@ -83,8 +83,9 @@ class TestServices(base.TestCase):
     def bring(self, *found):
         """What was logged while services come into force."""
         before = len(self.log.output)
-        self.file.save(1, [view.Held(item, objects.digest(item))
-                           for item in found])
+        self.file.save(1, {
+            objects.key(item): view.Held(item, objects.digest(item))
+            for item in found})
         self.services.load()
         return self.log.output[before:]
 

@@ -36,6 +36,13 @@ PARTS = [model.Members(_LAST.id, number, members)
 EVERYTHING = [*SELECTORS, *RULESETS, *ENDPOINTS, *PARTS, model.Selector(
     _LAST.id, _LAST.definition, parts=len(PARTS))]
 SELECTORS.append(_LAST)
+# With the keys of others.
+OTHERS = [
+    samples.selector('s0', '10.0.1.0'), samples.ruleset('r1', 's1'),
+    samples.endpoint('u1', ingress='r2', egress='r0'),
+    samples.selector(_LAST.id, '10.0.2.0'),
+    model.Selector('s1', 's1', (), model.Block('0.0.0.0/0', outside=True)),
+    model.Members(_LAST.id, 0, SELECTORS[0].members)]
 
 
 def held(*objs):
@@ -55,16 +62,29 @@ class TestView(base.TestCase):
 
     def test_a_selector_in_parts_is_made_anew_if_it_is_different(self):
         before = held(*EVERYTHING)
-        first = view.assemble(1, before).view
+        assembler = view.Assembler()
+        first = assembler.assemble(1, before).view
         name = PARTS[0].selector
-        second = view.assemble(1, dict(before), before, first).view
+        second = assembler.assemble(1, dict(before)).view
         self.assertIs(first.selectors[name], second.selectors[name])
         part = model.Members(name, 0, (model.Member('u', ('10.0.0.9',)),))
         after = {**before, **held(part)}
-        third = view.assemble(1, after, before, second).view
+        third = assembler.assemble(1, after).view
         self.assertEqual(
             {*part.members, *PARTS[1].members},
             set(third.selectors[name].members))
+
+    @hypothesis.given(st.lists(st.sets(st.sampled_from(
+        [*EVERYTHING, *OTHERS])), min_size=2, max_size=5))
+    def test_one_after_another_is_as_if_from_nothing(self, history):
+        assembler = view.Assembler()
+        for objs in history:
+            # Of two with one key one is held.
+            now = held(*sorted(objs, key=repr))
+            found = assembler.assemble(1, now)
+            fresh = view.assemble(1, now)
+            self.assertEqual(fresh.view, found.view)
+            self.assertEqual(sorted(fresh.problems), sorted(found.problems))
 
     @hypothesis.given(st.sets(st.sampled_from(EVERYTHING)))
     def test_what_is_missing_denies(self, objs):
@@ -137,11 +157,15 @@ class TestViewFile(base.TestCase):
         self.assertIsNone(self.file.load())
         before = held(*EVERYTHING)
         before['selector:s0'] = view.Held(SELECTORS[0], 'of a newer release')
-        self.file.save(5, before.values())
+        self.file.save(5, before)
         self.assertEqual(viewfile.Saved(5, before), self.file.load())
+        after = {**before, **held(*OTHERS)}
+        del after['endpoint:u0']
+        self.file.save(6, after)
+        self.assertEqual(viewfile.Saved(6, after), self.file.load())
 
     def test_corrupt_is_set_aside(self):
-        self.file.save(5, held(*EVERYTHING).values())
+        self.file.save(5, held(*EVERYTHING))
         whole = self.path.read_text()
         for text in (whole[:-9], '', '[]', '{"version": 9}',
                      whole.replace('"1.0"', '"3.0"'),

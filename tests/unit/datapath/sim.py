@@ -56,7 +56,7 @@ def run(maps, planned):
         the states of the maps after each write.
     """
     segments = [[maps.copy()]]
-    for step in planned.steps:
+    for step in planned.walk():
         if step.phase is plan.Phase.GRACE:
             segments.append([maps.copy()])
         if step.phase is plan.Phase.EPOCH:

@@ -390,6 +390,15 @@ class TestServices(base.TestCase):
                 (text.partition(':')[0] for text
                  in self.made.problems().values()), None))
 
+    def test_several_problems(self):
+        self.only(service(
+            ports=[{'port': 80, 'protocol': 'SCTP'}],
+            loadBalancerSourceRanges=['all', 'none']), piece(
+                '10.0.0.1', ports=[{'port': 8080, 'protocol': 'SCTP'}]))
+        text, = self.made.problems().values()
+        for part in ('port 80 is SCTP', 'Ranges[0]', 'Ranges[1]'):
+            self.assertIn(part, text)
+
     def test_of_another_family(self):
         found = self.only(service(externalIPs=['fd98::1', '198.51.100.1'],
                                   ports=[{'port': 80, 'nodePort': 30080}]))

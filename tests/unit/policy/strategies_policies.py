@@ -208,7 +208,7 @@ def _endpoints(draw, elsewhere=True):
 
 _ENTITIES = st.sampled_from((
     'all', 'world', 'world-ipv4', 'world-ipv6', 'cluster', 'host',
-    'remote-node', 'kube-apiserver', 'none'))
+    'remote-node', 'none') + ('kube-apiserver',) * 3)
 _SERVICES = st.one_of(
     st.builds(lambda name, namespace: {'k8sService': {
         'serviceName': name, 'namespace': namespace}},
@@ -221,8 +221,8 @@ _SERVICES = st.one_of(
 @st.composite
 def _cilium_ports(draw):
     item = {}
-    choice = draw(st.integers(0, 6))
-    if choice == 6:
+    choice = draw(st.integers(0, 7))
+    if choice > 5:
         item['port'] = draw(st.sampled_from(NAMES))
     elif choice == 0:
         item['port'] = '0'
@@ -259,7 +259,7 @@ def _cilium_rules(draw, direction, allow):
         rule[word + kind] = draw(strategies.seldom(st.just([]),
                                                    lists(items)))
     choice = draw(st.integers(0, 31))
-    if choice > 20 and kind != 'Services':
+    if choice > 20:
         rule['toPorts'] = [{'ports': found}
                            for found in draw(lists(lists(_cilium_ports())))]
     elif choice > 16 and kind != 'Services':
@@ -269,6 +269,10 @@ def _cilium_rules(draw, direction, allow):
                             'rules': {'http': [{'method': 'GET'}]}}]
     elif choice == 2 and allow and direction == 'egress':
         rule = {'toFQDNs': [{'matchName': 'example.org'}]}
+    elif choice in (3, 4, 5) and direction == 'egress':
+        # The API server may be a pod, whose ports have names.
+        rule = {'toEntities': ['kube-apiserver'], 'toPorts': [{'ports': [
+            {'port': draw(st.sampled_from(NAMES))}]}]}
     return rule
 
 

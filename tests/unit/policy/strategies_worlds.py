@@ -104,6 +104,9 @@ def slices(draw, name, namespace, number=0):
     family = draw(st.sampled_from(('IPv4', 'IPv6')))
     addresses = [text for text in _BACKENDS
                  if (':' in text) == (family == 'IPv6')]
+    if name == 'kubernetes' and draw(st.booleans()):
+        # Behind it are those pods that are there most often.
+        addresses = addresses[:3]
     return {'metadata': {
         'uid': 'slice/%s/%s/%d' % (namespace, name, number),
         'name': '%s-%d' % (name, number), 'namespace': namespace,
@@ -129,7 +132,8 @@ def objects(draw, kinds=strategies_policies.KINDS):
               for slot in range(1, draw(st.integers(3, 6)) + 1)]
     if any(kind.startswith('Cilium') for kind in kinds):
         for name, namespace in _SERVICES:
-            if draw(st.booleans()):
+            # The API server, which may be a pod, mostly has one.
+            if draw(st.integers(0, 7)) < (7 if name == 'kubernetes' else 4):
                 found.append(('Service', draw(services(name, namespace))))
                 found.append(('EndpointSlice', draw(slices(name,
                                                            namespace))))

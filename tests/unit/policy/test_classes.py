@@ -107,6 +107,8 @@ class TestClasses(base.TestCase):
         self.assertEqual({}, update.moves)
         self.assertEqual(1, len(update.redefined))
         update = self.classes.update({'s1': pods[300:]})
+        self.assertEqual({}, update.moves)
+        update = self.classes.forget(())
         self.assertEqual(200, len(update.moves))
         self.assertEqual(1, len(update.dropped))
 

@@ -181,6 +181,8 @@ class Truth:
                     (port['name'], port.get('protocol', 'TCP'),
                      port['containerPort']) == meant
                     for port in obj['spec']['containers'][0]['ports']))
+            if peer.behind is not None:
+                owned &= self.members(peer.behind)
             return {(address, owner) for address, owner in owned
                     if named.inside([address], peer.within)}
         if isinstance(peer, selectors.Nodes):

@@ -69,8 +69,10 @@ def make_control_network():
            settings.CP)
     ip(netns=settings.CP, batch=[
         'link set lo up',
-        'link add ul0 type bridge mcast_snooping 0',
-        'link add ul1 type bridge mcast_snooping 0',
+        # Else they would change with the cards of nodes that boot, and
+        # Neutron's router would go on with the former one.
+        'link add ul0 address 02:4c:00:00:00:00 type bridge mcast_snooping 0',
+        'link add ul1 address 02:4c:00:00:01:00 type bridge mcast_snooping 0',
         f'addr add {settings.CP_IP}/24 dev ul0',
         f'addr add {settings.CP_IP6}/64 dev ul0 nodad',
         f'addr add {settings.TUNNEL_IP}/24 dev ul1',
