@@ -50,9 +50,9 @@ TURNS = 10
 SECONDS = 0.15
 PORT = 7000
 KINDS = ('rr', 'crr')
-#: Where client and server run, both: it is work that is compared, in time
-#: of the CPU, not how long one CPU takes to wake another.
-CPU = 1
+#: Where client and server run. It is work that is compared, in time of the
+#: CPUs: what else runs on them meanwhile does not matter then.
+CLIENT_CPU, SERVER_CPU = 0, 1
 SPREAD, BACKENDS = 100000, 10
 
 
@@ -103,7 +103,7 @@ class Path:
     """
 
     def __init__(self, client, address, port, server):
-        self._command = _load(client)
+        self._command = _load(client, CLIENT_CPU)
         self._to = address, str(port)
         # The clock of all its threads (clock_getcpuclockid(3)).
         self._clock = ~server << 3 | 2
@@ -294,7 +294,7 @@ class Router:
 def _server(path):
     """The server of the load in a network namespace; its process id."""
     process = subprocess.Popen(
-        [*_load(path), 'server', str(PORT)],
+        [*_load(path, SERVER_CPU), 'server', str(PORT)],
         stdout=subprocess.PIPE, text=True)
     try:
         process.stdout.readline()
@@ -312,7 +312,7 @@ def _idle():
     return time.process_time() - before < 0.01
 
 
-def _load(path):
-    """The command of the load in a network namespace."""
-    return ['nsenter', '--net=' + path, 'taskset', '-c', str(CPU),
+def _load(path, cpu):
+    """The command of the load in a network namespace, on a CPU."""
+    return ['nsenter', '--net=' + path, 'taskset', '-c', str(cpu),
             lab.loadgen()]

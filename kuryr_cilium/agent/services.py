@@ -257,10 +257,8 @@ class Services:
 
     def _keep(self):
         """Save what has changed: in a thread, changes do not wait for it."""
-        while not self._stop.is_set():
-            if self._unsaved.wait(SAVE_DELAY):
-                self._stop.wait(SAVE_DELAY)
-                self._save()
+        while not self._stop.wait(SAVE_DELAY):
+            self._save()
 
     def _save(self):
         if not self._unsaved.is_set():

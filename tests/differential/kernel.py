@@ -71,8 +71,8 @@ class _Links(links.Links):
     No packet comes in on them, and to detach waits for the kernel.
     """
 
-    def __init__(self, folder, programs):
-        super().__init__(folder, programs)
+    def __init__(self, folder, programs, *more):
+        super().__init__(folder, programs, *more)
         self._by_vif = {}
 
     def attach(self, vif_id, found):
@@ -82,7 +82,7 @@ class _Links(links.Links):
         del self._by_vif[vif_id]
 
     def devices(self, vif_id):
-        return links.Devices(0, 0)
+        return self._kind(*(0 for _ in self._kind._fields))
 
 
 class Namespace:
