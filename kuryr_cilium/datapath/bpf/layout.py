@@ -129,28 +129,6 @@ class CtFlag(enum.IntFlag):
     HAIRPIN = 512
 
 
-class Here(enum.IntEnum):
-    """What an address is on this node; the value of kc_here."""
-
-    NODE = 1
-    POD = 2
-
-
-class OutKind(enum.IntEnum):
-    TO = 0
-    FROM = 1
-
-
-class OutFlag(enum.IntFlag):
-    FLOW = 1
-    ANSWER = 2
-    REPLIED = 4
-    CLOSING = 8
-    FIN_CLIENT = 16
-    FIN_BACKEND = 32
-    OPEN = 64
-
-
 #: From here on, endpoints in kc_frag are none: fragments on uplinks.
 FRAGMENTS_OUTSIDE = 0xfffffffe
 
@@ -595,82 +573,6 @@ class Affinity(NamedTuple):
         return cls(U64.unpack_from(data)[0], addr_text(data[8:24]),
                    struct.unpack_from('>H', data, 24)[0],
                    mac_text(mac) if any(mac) else None)
-
-
-class Exit(NamedTuple):
-    """struct kc_exit.
-
-    :ivar address: '::' if the node has none of the family.
-    """
-
-    address: str
-    first: int
-    last: int
-
-    SIZE = 24
-
-    def pack(self):
-        return addr16(self.address) + struct.pack('=HH4x', *self[1:])
-
-    @classmethod
-    def unpack(cls, data):
-        return cls(addr_text(data[:16]), *struct.unpack_from('=HH', data, 16))
-
-
-class OutKey(NamedTuple):
-    """struct kc_out_key."""
-
-    kind: int
-    protocol: int
-    source_port: int
-    destination_port: int
-    source: str
-    destination: str
-
-    SIZE = 40
-
-    def pack(self):
-        return (struct.pack('=BB', *self[:2])
-                + struct.pack('>HHH', *self[2:4], 0) + addr16(self.source)
-                + addr16(self.destination))
-
-    @classmethod
-    def unpack(cls, data):
-        return cls(*struct.unpack_from('=BB', data),
-                   *struct.unpack_from('>HH', data, 2),
-                   addr_text(data[8:24]), addr_text(data[24:40]))
-
-
-class Out(NamedTuple):
-    """struct kc_out.
-
-    :ivar other: of a flow: what the backend knows the client by, '::' if by
-        its own address. Else the service.
-    """
-
-    last: int
-    address: str
-    port: int
-    flags: int
-    service: int
-    other: str = '::'
-    other_port: int = 0
-
-    SIZE = 56
-
-    def pack(self):
-        return (U64.pack(self.last) + addr16(self.address)
-                + struct.pack('>H', self.port)
-                + struct.pack('=HI', self.flags, self.service)
-                + addr16(self.other) + struct.pack('>H6x', self.other_port))
-
-    @classmethod
-    def unpack(cls, data):
-        return cls(U64.unpack_from(data)[0], addr_text(data[8:24]),
-                   struct.unpack_from('>H', data, 24)[0],
-                   *struct.unpack_from('=HI', data, 26),
-                   addr_text(data[32:48]),
-                   struct.unpack_from('>H', data, 48)[0])
 
 
 class Event(NamedTuple):

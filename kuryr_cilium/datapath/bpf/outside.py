@@ -12,10 +12,11 @@
 
 """What the programs of the uplinks go by: addresses, ports, open flows."""
 
+import enum
 import struct
 import threading
 import time
-from typing import Callable, Iterable, Optional
+from typing import Callable, Iterable, NamedTuple, Optional
 
 from kuryr_cilium.datapath.bpf import conntrack
 from kuryr_cilium.datapath.bpf import layout
@@ -33,6 +34,112 @@ _FLAGS = struct.Struct('=H')
 _FLAGS_AT = 26
 _PROTOCOL_AT = 1
 _FAMILIES = (4, 6)
+
+
+class Here(enum.IntEnum):
+    """enum kc_here: what an address is on this node."""
+
+    NODE = 1
+    POD = 2
+
+
+class Kind(enum.IntEnum):
+    """enum kc_out_kind: what is replaced."""
+
+    TO = 0
+    FROM = 1
+
+
+class Flag(enum.IntFlag):
+    """enum kc_out_flag."""
+
+    FLOW = 1
+    ANSWER = 2
+    REPLIED = 4
+    CLOSING = 8
+    FIN_CLIENT = 16
+    FIN_BACKEND = 32
+    OPEN = 64
+
+
+class Exit(NamedTuple):
+    """struct kc_exit.
+
+    :ivar address: '::' if the node has none of the family.
+    """
+
+    address: str
+    first: int
+    last: int
+
+    SIZE = 24
+
+    def pack(self):
+        return layout.addr16(self.address) + struct.pack('=HH4x', *self[1:])
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(layout.addr_text(data[:16]),
+                   *struct.unpack_from('=HH', data, 16))
+
+
+class Key(NamedTuple):
+    """struct kc_out_key."""
+
+    kind: int
+    protocol: int
+    source_port: int
+    destination_port: int
+    source: str
+    destination: str
+
+    SIZE = 40
+
+    def pack(self):
+        return (struct.pack('=BB', *self[:2])
+                + struct.pack('>HHH', *self[2:4], 0)
+                + layout.addr16(self.source)
+                + layout.addr16(self.destination))
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(*struct.unpack_from('=BB', data),
+                   *struct.unpack_from('>HH', data, 2),
+                   layout.addr_text(data[8:24]), layout.addr_text(data[24:40]))
+
+
+class Entry(NamedTuple):
+    """struct kc_out.
+
+    :ivar other: of a flow: what the backend knows the client by, '::' if by
+        its own address. Else the service.
+    """
+
+    last: int
+    address: str
+    port: int
+    flags: int
+    service: int
+    other: str = '::'
+    other_port: int = 0
+
+    SIZE = 56
+
+    def pack(self):
+        return (layout.U64.pack(self.last) + layout.addr16(self.address)
+                + struct.pack('>H', self.port)
+                + struct.pack('=HI', self.flags, self.service)
+                + layout.addr16(self.other)
+                + struct.pack('>H6x', self.other_port))
+
+    @classmethod
+    def unpack(cls, data):
+        return cls(layout.U64.unpack_from(data)[0],
+                   layout.addr_text(data[8:24]),
+                   struct.unpack_from('>H', data, 24)[0],
+                   *struct.unpack_from('=HI', data, 26),
+                   layout.addr_text(data[32:48]),
+                   struct.unpack_from('>H', data, 48)[0])
 
 
 class Addresses:
@@ -76,7 +183,7 @@ class Addresses:
         for index, version in enumerate(_FAMILIES):
             libbpf.map_update(
                 self._maps.fd(EXIT), layout.U32.pack(index),
-                layout.Exit(found.get(version, '::'), *ports).pack())
+                Exit(found.get(version, '::'), *ports).pack())
 
     def purge(self) -> None:
         """Delete what is not of this process."""
@@ -98,10 +205,10 @@ class Addresses:
                 key = layout.addr16(address)
                 if address in self._nodes:
                     libbpf.map_update(fd, key,
-                                      layout.U32.pack(layout.Here.NODE))
+                                      layout.U32.pack(Here.NODE))
                 elif address in pods:
                     libbpf.map_update(fd, key,
-                                      layout.U32.pack(layout.Here.POD))
+                                      layout.U32.pack(Here.POD))
                 else:
                     libbpf.map_delete(fd, key)
         except OSError as error:
@@ -111,8 +218,8 @@ class Addresses:
 
 def lifetime(protocol: int, flags: int) -> int:
     """After how many idle nanoseconds a flow has expired (kc_out.h)."""
-    is_open = flags & layout.OutFlag.OPEN
-    if flags & layout.OutFlag.CLOSING:
+    is_open = flags & Flag.OPEN
+    if flags & Flag.CLOSING:
         return conntrack.TCP_CLOSING
     if protocol in _WITH_STATE:
         return conntrack.TCP if is_open else conntrack.TCP_OPENING
@@ -134,7 +241,7 @@ def sweep(maps: maps_.Maps, lost: Optional[Callable[
             for key, value in zip(keys, values):
                 flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
                 idle = now - layout.U64.unpack_from(value)[0]
-                if not flags & layout.OutFlag.FLOW:
+                if not flags & Flag.FLOW:
                     # NOTE: the flow of a younger one may be missing here.
                     if idle > conntrack.TCP_OPENING:
                         ways.append((fd, bytes(key), bytes(value)))
@@ -145,22 +252,22 @@ def sweep(maps: maps_.Maps, lost: Optional[Callable[
                 else:
                     flows[bytes(key)] = bytes(value)
     for fd, key, value in ways:
-        if not _leads(flows, layout.OutKey.unpack(key),
-                      layout.Out.unpack(value)):
+        if not _leads(flows, Key.unpack(key),
+                      Entry.unpack(value)):
             removed += conntrack.delete_unchanged(fd, key, value)
     return removed
 
 
 def _is_lost(key, value, lost):
-    flow, entry = layout.OutKey.unpack(key), layout.Out.unpack(value)
+    flow, entry = Key.unpack(key), Entry.unpack(value)
     return lost(flow.destination, flow.destination_port, flow.protocol,
                 (entry.address, entry.port))
 
 
 def _leads(flows, way, entry):
     """Whether a way is one of a flow that is open."""
-    answer = entry.flags & layout.OutFlag.ANSWER
-    if way.kind == layout.OutKind.TO:
+    answer = entry.flags & Flag.ANSWER
+    if way.kind == Kind.TO:
         client = entry.address, entry.port
     elif answer:
         client = way.destination, way.destination_port
@@ -168,10 +275,10 @@ def _leads(flows, way, entry):
         client = way.source, way.source_port
     backend = (way.source, way.source_port) if answer else (
         way.destination, way.destination_port)
-    flow = flows.get(layout.OutKey(
-        layout.OutKind.TO, way.protocol, client[1], entry.other_port,
+    flow = flows.get(Key(
+        Kind.TO, way.protocol, client[1], entry.other_port,
         client[0], entry.other).pack())
     if flow is None:
         return False
-    found = layout.Out.unpack(flow)
+    found = Entry.unpack(flow)
     return (found.address, found.port) == backend

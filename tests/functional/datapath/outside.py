@@ -29,7 +29,7 @@ TCP, UDP = 6, 17
 PORT = 80
 NODE_PORT = 30080
 OUTSIDE = frontends.OUTSIDE
-Flag = layout.OutFlag
+Flag = outside.Flag
 
 
 class OutsideCase(paths.PathCase):
@@ -108,11 +108,11 @@ class OutsideCase(paths.PathCase):
 
     def flows(self):
         """Flows that the node knows: key -> value."""
-        found = {layout.OutKey.unpack(key): layout.Out.unpack(value)
+        found = {outside.Key.unpack(key): outside.Entry.unpack(value)
                  for table in outside.FLOWS for key, value
                  in libbpf.map_items(self.driver._maps.fd(table))}
         return {key: value for key, value in found.items()
-                if value.flags & layout.OutFlag.FLOW}
+                if value.flags & outside.Flag.FLOW}
 
     def drops(self):
         """Without what the hosts' own discovery of neighbours leads to."""

@@ -23,7 +23,7 @@ from tests.functional.datapath import uplinks
 
 VIP, LOCAL, REMOTE, CLIENT = (uplinks.VIP, uplinks.LOCAL, uplinks.REMOTE,
                               uplinks.CLIENT)
-Here = layout.Here
+Here = outside.Here
 
 
 class TestAddresses(bench.Case):
@@ -38,7 +38,7 @@ class TestAddresses(bench.Case):
                 for key, value in libbpf.map_items(self.bench.fd('kc_here'))}
 
     def exits(self):
-        return [layout.Exit.unpack(value) for _, value in libbpf.map_items(
+        return [outside.Exit.unpack(value) for _, value in libbpf.map_items(
             self.bench.fd('kc_exit'))]
 
     def test_come_and_go(self):
@@ -79,12 +79,12 @@ class TestAddresses(bench.Case):
     def test_exits(self):
         self.addresses.set_exit(['192.0.2.1', 'fd51::1', '192.0.2.2'],
                                 (61000, 65535))
-        self.assertEqual([layout.Exit('192.0.2.1', 61000, 65535),
-                          layout.Exit('fd51::1', 61000, 65535)],
+        self.assertEqual([outside.Exit('192.0.2.1', 61000, 65535),
+                          outside.Exit('fd51::1', 61000, 65535)],
                          self.exits())
         self.addresses.set_exit(['fd51::1'], (1, 2))
-        self.assertEqual([layout.Exit('::', 1, 2),
-                          layout.Exit('fd51::1', 1, 2)], self.exits())
+        self.assertEqual([outside.Exit('::', 1, 2),
+                          outside.Exit('fd51::1', 1, 2)], self.exits())
 
 
 class TestSweep(uplinks.UplinkCase):
@@ -151,7 +151,7 @@ class TestSweep(uplinks.UplinkCase):
         self.assertEqual({(p.TCP, 80), (p.TCP, 81), (p.UDP, 80)}, {
             (key.protocol, key.destination_port)
             for key, entry in self.entries().items()
-            if entry.flags & layout.OutFlag.FLOW})
+            if entry.flags & outside.Flag.FLOW})
 
     def test_fragments_belong_to_no_endpoint(self):
         self.service(VIP[4], (LOCAL[4], 53), protocol=p.UDP)

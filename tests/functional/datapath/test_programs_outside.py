@@ -17,6 +17,7 @@ import struct
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.datapath.bpf import outside
 from kuryr_cilium.lb import frontends
 from kuryr_cilium.lb import plan
 from tests.functional.datapath import bench
@@ -35,7 +36,7 @@ CLIENT, NODE, VIP, SECOND, ANY = (uplinks.CLIENT, uplinks.NODE, uplinks.VIP,
 LOCAL, REMOTE = uplinks.LOCAL, uplinks.REMOTE
 FAMILIES, PROTOCOLS = uplinks.FAMILIES, uplinks.PROTOCOLS
 NODE_PORT = uplinks.NODE_PORT
-Reason, Flag = layout.Reason, layout.OutFlag
+Reason, Flag = layout.Reason, outside.Flag
 
 
 class TestTranslation(uplinks.UplinkCase):

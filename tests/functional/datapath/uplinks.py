@@ -64,8 +64,8 @@ class UplinkCase(bench.Case):
     def prepare(self):
         self.bench.set_meta(layout.Meta.NODE_PORTS, 30000 << 16 | 32767)
         for version in FAMILIES:
-            self.here(NODE[version], layout.Here.NODE)
-            self.here(LOCAL[version], layout.Here.POD)
+            self.here(NODE[version], outside.Here.NODE)
+            self.here(LOCAL[version], outside.Here.POD)
         self.exits(NODE)
 
     def here(self, address, what):
@@ -74,7 +74,7 @@ class UplinkCase(bench.Case):
 
     def exits(self, addresses, ports=PORTS):
         for index, version in enumerate(FAMILIES):
-            self.bench.update('kc_exit', layout.U32.pack(index), layout.Exit(
+            self.bench.update('kc_exit', layout.U32.pack(index), outside.Exit(
                 addresses[version], *ports).pack())
 
     def service(self, address, *backends, port=80, protocol=p.TCP,
@@ -132,7 +132,7 @@ class UplinkCase(bench.Case):
                              protocol, port, sport, flags)).flow
 
     def entries(self, *tables):
-        return {layout.OutKey.unpack(key): layout.Out.unpack(value)
+        return {outside.Key.unpack(key): outside.Entry.unpack(value)
                 for table in tables or outside.FLOWS for key, value
                 in libbpf.map_items(self.bench.fd(table))}
 
@@ -144,12 +144,12 @@ class UplinkCase(bench.Case):
     def flow(self):
         """The only flow."""
         found, = (entry for entry in self.entries().values()
-                  if entry.flags & layout.OutFlag.FLOW)
+                  if entry.flags & outside.Flag.FLOW)
         return found
 
     def ways(self):
         return {key: entry for key, entry in self.entries().items()
-                if not entry.flags & layout.OutFlag.FLOW}
+                if not entry.flags & outside.Flag.FLOW}
 
     def age(self, seconds):
         """Make it longer ago that anything came by."""

@@ -18,6 +18,7 @@ import tempfile
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import loader
+from kuryr_cilium.datapath.bpf import outside
 from kuryr_cilium.datapath.bpf import rows
 from kuryr_cilium.datapath.bpf import sockets
 from kuryr_cilium.lb import frontends
@@ -50,9 +51,9 @@ SAMPLES = {
     'kc_source_key': layout.SourceKey(2, 'fd00::/56'),
     'kc_affinity_key': layout.AffinityKey(1, '10.0.0.1'),
     'kc_affinity': layout.Affinity(1, '10.0.0.1', 80, MAC),
-    'kc_exit': layout.Exit('10.0.0.1', 61000, 65535),
-    'kc_out_key': layout.OutKey(1, 6, 80, 4000, '10.0.0.1', 'fd00::1'),
-    'kc_out': layout.Out(1, '10.0.0.1', 80, 3, 4, 'fd00::1', 81),
+    'kc_exit': outside.Exit('10.0.0.1', 61000, 65535),
+    'kc_out_key': outside.Key(1, 6, 80, 4000, '10.0.0.1', 'fd00::1'),
+    'kc_out': outside.Entry(1, '10.0.0.1', 80, 3, 4, 'fd00::1', 81),
     'kc_sock_key': sockets.Key(1, '10.0.0.1', 80, 17, 1),
     'kc_sock': sockets.Name('10.0.0.1', 80),
     'kc_event': layout.Event(1, 2, 3, 4, 5, '10.0.0.1', '10.0.0.2', 6, 7,
@@ -78,9 +79,9 @@ ENUMS = {
     'kc_ct_flag': (layout.CtFlag, 'KC_CT_', {}),
     'kc_sock_way': (sockets.Way, 'KC_SOCK_', {}),
     'kc_entity': (entities.Entity, 'KC_ENTITY_', {}),
-    'kc_here': (layout.Here, 'KC_HERE_', {}),
-    'kc_out_kind': (layout.OutKind, 'KC_OUT_', {}),
-    'kc_out_flag': (layout.OutFlag, 'KC_OUT_', {}),
+    'kc_here': (outside.Here, 'KC_HERE_', {}),
+    'kc_out_kind': (outside.Kind, 'KC_OUT_', {}),
+    'kc_out_flag': (outside.Flag, 'KC_OUT_', {}),
 }
 
 #: Sizes, not numbers.
