@@ -33,6 +33,7 @@ from kuryr_cilium.cmd import agent as process  # noqa: F401 - what it loads
 from kuryr_cilium.datapath.bpf import driver
 from kuryr_cilium.datapath.bpf import services as bpf
 from kuryr_cilium.lb import model
+from kuryr_cilium import memory
 from kuryr_cilium.rpc import objects
 from kuryr_cilium.rpc import sync
 from tests import base
@@ -151,14 +152,17 @@ def main(*arguments):
             finally:
                 subprocess.run(['umount', pins], check=True)
         return
-    empty = node.memory('VmRSS')
+    # As the agent does.
+    memory.tune()
+    empty = node.process_memory('VmRSS')
     agent = Agent(*arguments)
     try:
         loaded = agent.load(cluster(SERVICES))
         gc.collect()
         figures = {'svc_load_10k_s': loaded,
-                   'svc_load_10k_rss_mib': node.memory('VmRSS'),
-                   'svc_load_10k_more_mib': node.memory('VmRSS') - empty}
+                   'svc_load_10k_rss_mib': node.process_memory('VmRSS')}
+        figures['svc_load_10k_more_mib'] = (
+            figures['svc_load_10k_rss_mib'] - empty)
         found = [agent.change(service(
             number * 37 % SERVICES, (SERVICES + number) * BACKENDS)) * 1000
             for number in range(UPDATES)]
