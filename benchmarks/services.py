@@ -34,6 +34,7 @@ from benchmarks import lab
 from benchmarks import services_agent
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.datapath.bpf import service_rows
 from kuryr_cilium.lb import model as lb
 from kuryr_cilium.policy import model
 from tests import base
@@ -74,13 +75,13 @@ def spread():
     with bench.Bench() as made:
         made.set_meta(layout.Meta.EVENT_RATE, 1)
         for index in range(BACKENDS):
-            made.update('kc_backend', layout.BackendKey(1, index).pack(),
-                        layout.Backend('10.9.1.%d' % index, 80, None,
-                                       0).pack())
+            made.update('kc_backend', service_rows.BackendKey(1, index).pack(),
+                        service_rows.Backend('10.9.1.%d' % index, 80, None,
+                                             0).pack())
         for protocol in programs.PROTOCOLS:
-            made.update('kc_svc', layout.SvcKey(
+            made.update('kc_svc', service_rows.SvcKey(
                 0, programs.VIP[4], 80, protocol).pack(),
-                layout.Svc(1, BACKENDS, 7, 0).pack())
+                service_rows.Svc(1, BACKENDS, 7, 0).pack())
         for number in range(SPREAD):
             done = libbpf.test_run(
                 made.programs['from_pod'], packets.frame(

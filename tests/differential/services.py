@@ -26,9 +26,9 @@ from typing import Optional
 from hypothesis import strategies as st
 
 from kuryr_cilium.datapath.bpf import conntrack
-from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import maps as maps_
+from kuryr_cilium.datapath.bpf import service_rows
 from kuryr_cilium.datapath.bpf import services
 from kuryr_cilium.datapath.bpf import writer
 from kuryr_cilium.lb import frontends
@@ -254,9 +254,9 @@ class Run:
         targets = {}
         for row in self._rows.values():
             for index in range(row.count):
-                target = layout.Backend.unpack(libbpf.map_lookup(
+                target = service_rows.Backend.unpack(libbpf.map_lookup(
                     self._bench.fd('kc_backend'),
-                    layout.BackendKey(row.backends, index).pack()))
+                    service_rows.BackendKey(row.backends, index).pack()))
                 targets.setdefault(row.service, set()).add(target[:2])
         self._by_affinity = {
             key: target for key, target in self._by_affinity.items()

@@ -21,7 +21,7 @@ import enum
 import ipaddress
 import socket
 import struct
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 VERSION = 1
 
@@ -163,6 +163,24 @@ def mac_text(data: bytes) -> str:
     return data.hex(':')
 
 
+def pack_prefix(number: int, text: str) -> bytes:
+    """The key of an LPM trie: plen, a big-endian number, an address."""
+    network = ipaddress.ip_network(text)
+    length = network.prefixlen + (96 if network.version == 4 else 0)
+    return (U32.pack(CIDR_BASE + length) + struct.pack('>I', number)
+            + addr16(str(network.network_address)))
+
+
+def unpack_prefix(data: bytes) -> tuple[int, str]:
+    """A number and a canonical network."""
+    length = U32.unpack_from(data)[0] - CIDR_BASE
+    address = addr_text(data[8:24])
+    if ':' not in address:
+        length -= 96
+    return (struct.unpack_from('>I', data, 4)[0],
+            '%s/%d' % (address, length))
+
+
 class AddrKey(NamedTuple):
     """struct kc_addr_key; the key of kc_addr and kc_local."""
 
@@ -191,11 +209,11 @@ class CidrKey(NamedTuple):
     SIZE = 24
 
     def pack(self):
-        return _pack_prefix(*self)
+        return pack_prefix(*self)
 
     @classmethod
     def unpack(cls, data):
-        return cls(*_unpack_prefix(data))
+        return cls(*unpack_prefix(data))
 
 
 class Peer(NamedTuple):
@@ -428,153 +446,6 @@ class Ct(NamedTuple):
                    *cls.PORTS.unpack_from(data, 44), addr_text(data[48:64]))
 
 
-class SvcKey(NamedTuple):
-    """struct kc_svc_key.
-
-    :ivar address: '0.0.0.0' or '::' stands for every node's.
-    :ivar port: 0: every port that has no entry.
-    """
-
-    scope: int
-    address: str
-    port: int
-    protocol: int
-
-    SIZE = 24
-
-    def pack(self):
-        return (U32.pack(self.scope) + addr16(self.address)
-                + struct.pack('>HBx', self.port, self.protocol))
-
-    @classmethod
-    def unpack(cls, data):
-        return cls(U32.unpack_from(data)[0], addr_text(data[4:20]),
-                   *struct.unpack_from('>HB', data, 20))
-
-
-class Svc(NamedTuple):
-    """struct kc_svc."""
-
-    backends: int
-    count: int
-    number: int
-    affinity: int
-
-    SIZE = 16
-    FORMAT = struct.Struct('=IIII')
-
-    def pack(self):
-        return self.FORMAT.pack(*self)
-
-    @classmethod
-    def unpack(cls, data):
-        return cls(*cls.FORMAT.unpack(data))
-
-
-class BackendKey(NamedTuple):
-    """struct kc_backend_key."""
-
-    backends: int
-    index: int
-
-    SIZE = 8
-    FORMAT = struct.Struct('=II')
-
-    def pack(self):
-        return self.FORMAT.pack(*self)
-
-    @classmethod
-    def unpack(cls, data):
-        return cls(*cls.FORMAT.unpack(data))
-
-
-class Backend(NamedTuple):
-    """struct kc_backend.
-
-    :ivar mac: None: it is reached by way of a router.
-    """
-
-    address: str
-    port: int
-    mac: Optional[str]
-    network: int
-
-    SIZE = 28
-
-    def pack(self):
-        return (addr16(self.address) + struct.pack('>H', self.port)
-                + (mac_bytes(self.mac) if self.mac else bytes(6))
-                + U32.pack(self.network))
-
-    @classmethod
-    def unpack(cls, data):
-        mac = data[18:24]
-        return cls(addr_text(data[:16]), struct.unpack_from('>H', data, 16)[0],
-                   mac_text(mac) if any(mac) else None,
-                   U32.unpack_from(data, 24)[0])
-
-
-class SourceKey(NamedTuple):
-    """struct kc_source_key.
-
-    :ivar network: canonical network, '10.0.0.0/8'.
-    """
-
-    service: int
-    network: str
-
-    SIZE = 24
-
-    def pack(self):
-        return _pack_prefix(*self)
-
-    @classmethod
-    def unpack(cls, data):
-        return cls(*_unpack_prefix(data))
-
-
-class AffinityKey(NamedTuple):
-    """struct kc_affinity_key."""
-
-    service: int
-    client: str
-
-    SIZE = 20
-
-    def pack(self):
-        return U32.pack(self.service) + addr16(self.client)
-
-    @classmethod
-    def unpack(cls, data):
-        return cls(U32.unpack_from(data)[0], addr_text(data[4:20]))
-
-
-class Affinity(NamedTuple):
-    """struct kc_affinity.
-
-    :ivar mac: None: it is reached by way of a router.
-    """
-
-    last: int
-    address: str
-    port: int
-    mac: Optional[str]
-
-    SIZE = 32
-
-    def pack(self):
-        return (U64.pack(self.last) + addr16(self.address)
-                + struct.pack('>H', self.port)
-                + (mac_bytes(self.mac) if self.mac else bytes(6)))
-
-    @classmethod
-    def unpack(cls, data):
-        mac = data[26:32]
-        return cls(U64.unpack_from(data)[0], addr_text(data[8:24]),
-                   struct.unpack_from('>H', data, 24)[0],
-                   mac_text(mac) if any(mac) else None)
-
-
 class Event(NamedTuple):
     """struct kc_event.
 
@@ -611,19 +482,3 @@ class Event(NamedTuple):
                    addr_text(data[24:40]), addr_text(data[40:56]),
                    *struct.unpack_from('>3H', data, 56),
                    *struct.unpack_from('=3B3xI', data, 62))
-
-
-def _pack_prefix(number, text):
-    network = ipaddress.ip_network(text)
-    length = network.prefixlen + (96 if network.version == 4 else 0)
-    return (U32.pack(CIDR_BASE + length) + struct.pack('>I', number)
-            + addr16(str(network.network_address)))
-
-
-def _unpack_prefix(data):
-    length = U32.unpack_from(data)[0] - CIDR_BASE
-    address = addr_text(data[8:24])
-    if ':' not in address:
-        length -= 96
-    return (struct.unpack_from('>I', data, 4)[0],
-            '%s/%d' % (address, length))

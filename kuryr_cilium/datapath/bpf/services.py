@@ -18,6 +18,7 @@ from typing import Callable, Mapping, Optional
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import maps as maps_
+from kuryr_cilium.datapath.bpf import service_rows
 from kuryr_cilium.datapath.bpf import writer as writer_
 from kuryr_cilium.datapath import driver
 from kuryr_cilium import exceptions
@@ -34,7 +35,7 @@ RANGES = 'kc_source'
 _SELF = 0
 #: A row with this protocol, and port 0, says that an address is a node's.
 _NODE_PROTOCOL = 255
-_NODE = layout.Svc(0, 0, 0, 0).pack()
+_NODE = service_rows.Svc(0, 0, 0, 0).pack()
 _BATCH = 8192
 
 
@@ -130,11 +131,11 @@ class Services:
                 self._get(ADDRESSES, _key(key)) for key in keys)), None)
             if found is None:
                 return None
-            row = layout.Svc.unpack(found)
-            targets = (self._get(BACKENDS, layout.BackendKey(
+            row = service_rows.Svc.unpack(found)
+            targets = (self._get(BACKENDS, service_rows.BackendKey(
                 row.backends, index).pack()) for index in range(row.count))
             return driver.Asked(self.name(row.number), tuple(
-                layout.Backend.unpack(target)[:2] for target in targets))
+                service_rows.Backend.unpack(target)[:2] for target in targets))
 
     def conflicts(self) -> Mapping[str, str]:
         """Services that want an address that another one has: id -> why."""
@@ -171,13 +172,13 @@ class Services:
         if anew:
             self._begin()
         self._write(BACKENDS, [
-            (layout.BackendKey(*key).pack(), self._backend(target))
+            (service_rows.BackendKey(*key).pack(), self._backend(target))
             for key, target in planned.backends.items()])
         self._write(RANGES, [
-            (layout.SourceKey(*key).pack(), layout.U32.pack(allowed))
+            (service_rows.SourceKey(*key).pack(), layout.U32.pack(allowed))
             for key, allowed in planned.ranges.items()])
         self._write(ADDRESSES, [
-            (_key(key), layout.Svc(*row).pack())
+            (_key(key), service_rows.Svc(*row).pack())
             for key, row in planned.addresses.items()])
         self._delete(ADDRESSES, [_key(key) for key in planned.gone])
         if anew:
@@ -186,10 +187,10 @@ class Services:
             writer_.wait_for_packets()
             if planned.forget:
                 self._forget(lambda target, mac: target in planned.forget)
-            self._delete(RANGES, [layout.SourceKey(*key).pack()
+            self._delete(RANGES, [service_rows.SourceKey(*key).pack()
                                   for key in planned.open])
             self._delete(BACKENDS, [
-                layout.BackendKey(number, index).pack()
+                service_rows.BackendKey(number, index).pack()
                 for number, count in planned.unused
                 for index in range(count)])
         if anew or planned.lost:
@@ -204,8 +205,8 @@ class Services:
         """
         gone = []
         for key, value in libbpf.map_items(self._maps.fd(AFFINITY)):
-            found = layout.Affinity.unpack(value)
-            number = layout.AffinityKey.unpack(key).service
+            found = service_rows.Affinity.unpack(value)
+            number = service_rows.AffinityKey.unpack(key).service
             if lost((number, found.address, found.port), found.mac):
                 gone.append(bytes(key))
         self._delete(AFFINITY, gone)
@@ -214,17 +215,17 @@ class Services:
         """Key -> number of its service, whoever has written it."""
         found = {}
         for key, value in libbpf.map_items(self._maps.fd(ADDRESSES)):
-            key = layout.SvcKey.unpack(key)
+            key = service_rows.SvcKey.unpack(key)
             if key.protocol != _NODE_PROTOCOL:
                 found[frontends.Key(key.address, key.port, key.protocol,
-                                    key.scope)] = layout.Svc.unpack(
+                                    key.scope)] = service_rows.Svc.unpack(
                                         value).number
         return found
 
     def _begin(self):
         # What a writer that was stopped has written, and nothing leads to:
         # there must be room for two generations, not for three.
-        live = [layout.Svc.unpack(value) for _, value
+        live = [service_rows.Svc.unpack(value) for _, value
                 in libbpf.map_items(self._maps.fd(ADDRESSES))]
         self._purge_backends({row.backends for row in live})
         services = {row.number for row in live}
@@ -232,8 +233,8 @@ class Services:
         first, last = self._node_ports
         self._maps.set_meta(layout.Meta.NODE_PORTS, first << 16 | last)
         self._write(BACKENDS, [
-            (layout.BackendKey(_SELF, frontends.family(address)).pack(),
-             layout.Backend(address, 0, None, 0).pack())
+            (service_rows.BackendKey(_SELF, frontends.family(address)).pack(),
+             service_rows.Backend(address, 0, None, 0).pack())
             for address in self._themselves])
 
     def _purge(self):
@@ -243,7 +244,7 @@ class Services:
         self._delete(ADDRESSES, sorted((
             bytes(key) for key, _ in libbpf.map_items(
                 self._maps.fd(ADDRESSES)) if bytes(key) not in rows),
-            key=lambda key: layout.SvcKey.unpack(key).port))
+            key=lambda key: service_rows.SvcKey.unpack(key).port))
         writer_.wait_for_packets()
         held = self._table.held()
         self._forget(lambda target, mac: target not in held or mac not in (
@@ -255,7 +256,7 @@ class Services:
     def _purge_ranges(self, wanted):
         lost = [bytes(key) for key, _ in libbpf.map_items(
             self._maps.fd(RANGES))
-            if not wanted(layout.SourceKey.unpack(key))]
+            if not wanted(service_rows.SourceKey.unpack(key))]
         if lost:
             writer_.wait_for_packets()
             self._delete(RANGES, lost)
@@ -264,13 +265,14 @@ class Services:
         """Delete all sets but these."""
         lost = [bytes(key) for key, _ in libbpf.map_items(
             self._maps.fd(BACKENDS))
-            if layout.BackendKey.unpack(key).backends not in sets | {_SELF}]
+            if service_rows.BackendKey.unpack(key).backends
+            not in sets | {_SELF}]
         if lost:
             writer_.wait_for_packets()
             self._delete(BACKENDS, lost)
 
     def _backend(self, target):
-        return layout.Backend(
+        return service_rows.Backend(
             target.address, target.port, target.mac or None,
             self._network(target.network_id) if target.mac else 0).pack()
 
@@ -302,10 +304,10 @@ def _each(rows, work):
 
 
 def _node_key(address):
-    return layout.SvcKey(
+    return service_rows.SvcKey(
         frontends.INSIDE, address, 0, _NODE_PROTOCOL).pack()
 
 
 def _key(key):
-    return layout.SvcKey(key.scope, key.address, key.port,
-                         key.protocol).pack()
+    return service_rows.SvcKey(key.scope, key.address, key.port,
+                               key.protocol).pack()

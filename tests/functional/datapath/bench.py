@@ -29,6 +29,7 @@ from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import loader
 from kuryr_cilium.datapath.bpf import rows
+from kuryr_cilium.datapath.bpf import service_rows
 from kuryr_cilium.policy import compile as compiler
 from kuryr_cilium.policy import entities
 from tests import base
@@ -228,7 +229,7 @@ class Bench(fixtures.Fixture):
         for key, value in list(libbpf.map_items(self.fd('kc_affinity'))):
             last = (now() - int(seconds * 1e9)) % (1 << 64)
             self.update('kc_affinity', key,
-                        layout.Affinity.unpack(value)._replace(
+                        service_rows.Affinity.unpack(value)._replace(
                             last=last).pack())
 
     def drops(self):

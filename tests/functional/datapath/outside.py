@@ -17,6 +17,7 @@ import itertools
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import outside
+from kuryr_cilium.datapath.bpf import service_rows
 from kuryr_cilium.lb import frontends
 from kuryr_cilium.lb import plan
 from tests.functional.datapath import paths
@@ -89,18 +90,18 @@ class OutsideCase(paths.PathCase):
         """
         rows = next(self._sets)
         for index, backend in enumerate(backends):
-            self.update('kc_backend', layout.BackendKey(rows, index),
-                        layout.Backend(*backend, None, 0))
+            self.update('kc_backend', service_rows.BackendKey(rows, index),
+                        service_rows.Backend(*backend, None, 0))
         for protocol in protocols:
-            self.update('kc_svc', layout.SvcKey(scope, address, port,
-                                                protocol),
-                        layout.Svc(rows, len(backends), number, affinity))
+            self.update('kc_svc', service_rows.SvcKey(
+                scope, address, port, protocol), service_rows.Svc(
+                    rows, len(backends), number, affinity))
 
     def silence(self, address, port, number=7):
         for protocol in (TCP, UDP):
-            self.update('kc_svc', layout.SvcKey(OUTSIDE, address, port,
-                                                protocol),
-                        layout.Svc(plan.SILENT, 0, number, 0))
+            self.update('kc_svc', service_rows.SvcKey(
+                OUTSIDE, address, port, protocol), service_rows.Svc(
+                    plan.SILENT, 0, number, 0))
 
     def update(self, table, key, value):
         libbpf.map_update(self.driver._maps.fd(table), key.pack(),

@@ -18,6 +18,7 @@ import struct
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import outside
+from kuryr_cilium.datapath.bpf import service_rows
 from kuryr_cilium.lb import frontends
 from kuryr_cilium.lb import plan
 from tests.functional.datapath import bench
@@ -140,7 +141,7 @@ class TestWhichPackets(uplinks.UplinkCase):
             self.assertEqual(NODE[version], self.ask(
                 version, vip=NODE, port=8000)[1])
             # Of another node: pods ask it by the way of this row.
-            self.row(OTHER[version], layout.Svc(0, 0, 0, 0), 0, 255, 0)
+            self.row(OTHER[version], service_rows.Svc(0, 0, 0, 0), 0, 255, 0)
             for other in (OTHER, LOCAL):
                 self.assertEqual(other[version], self.ask(
                     version, vip=other, port=NODE_PORT)[1])
@@ -152,7 +153,7 @@ class TestWhichPackets(uplinks.UplinkCase):
 
     def test_what_only_pods_may_ask(self):
         self.service(VIP[4], (LOCAL[4], 8080), scope=frontends.INSIDE)
-        self.row(VIP[4], layout.Svc(0, 0, 7, 0), 0, 0, frontends.INSIDE)
+        self.row(VIP[4], service_rows.Svc(0, 0, 7, 0), 0, 0, frontends.INSIDE)
         self.assertEqual(VIP[4], self.ask()[1])
 
     def test_everything_else_is_untouched(self):
@@ -213,7 +214,7 @@ class TestWhichPackets(uplinks.UplinkCase):
 
     def test_local_backends_only_and_none(self):
         for version in FAMILIES:
-            self.row(VIP[version], layout.Svc(plan.SILENT, 0, 7, 0))
+            self.row(VIP[version], service_rows.Svc(plan.SILENT, 0, 7, 0))
             self.enter(l4(CLIENT[version], VIP[version], p.TCP, 4000, 80),
                        Reason.NO_LOCAL_BACKEND)
 
@@ -221,7 +222,7 @@ class TestWhichPackets(uplinks.UplinkCase):
         for network, allowed in (('0.0.0.0/0', 0), ('::/0', 0),
                                  *((network, 1) for network in networks)):
             self.bench.update('kc_source',
-                              layout.SourceKey(number, network).pack(),
+                              service_rows.SourceKey(number, network).pack(),
                               layout.U32.pack(allowed))
 
     def test_source_ranges(self):
@@ -238,7 +239,7 @@ class TestWhichPackets(uplinks.UplinkCase):
                 version, vip=SECOND, client=other)[1])
         # A flow that is open stays.
         self.ranges(7)
-        libbpf.map_delete(self.bench.fd('kc_source'), layout.SourceKey(
+        libbpf.map_delete(self.bench.fd('kc_source'), service_rows.SourceKey(
             7, '198.51.100.8/30').pack())
         self.assertEqual(LOCAL[4], self.ask(flags=ACK)[1])
         self.enter(l4(CLIENT[4], VIP[4], p.TCP, 4001, 80),

@@ -16,6 +16,7 @@ import collections
 
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.datapath.bpf import service_rows
 from tests.functional.datapath import bench
 from tests.functional.datapath import flows
 from tests.functional.datapath import packets as p
@@ -52,8 +53,8 @@ class ServiceCase(bench.Case):
         self._numbers = iter(range(100, 1000))
         for version in FAMILIES:
             self.bench.update(
-                'kc_backend', layout.BackendKey(0, version).pack(),
-                layout.Backend(SELF[version], 0, None, 0).pack())
+                'kc_backend', service_rows.BackendKey(0, version).pack(),
+                service_rows.Backend(SELF[version], 0, None, 0).pack())
 
     def service(self, address, port=80, protocol=p.TCP, backends=(),
                 affinity=0, number=7):
@@ -65,11 +66,11 @@ class ServiceCase(bench.Case):
         for index, backend in enumerate(backends):
             mac = backend[2] if len(backend) > 2 else None
             self.bench.update(
-                'kc_backend', layout.BackendKey(rows, index).pack(),
-                layout.Backend(*backend[:2], mac, bench.NETWORK).pack())
+                'kc_backend', service_rows.BackendKey(rows, index).pack(),
+                service_rows.Backend(*backend[:2], mac, bench.NETWORK).pack())
         self.bench.update(
-            'kc_svc', layout.SvcKey(0, address, port, protocol).pack(),
-            layout.Svc(rows, len(backends), number, affinity).pack())
+            'kc_svc', service_rows.SvcKey(0, address, port, protocol).pack(),
+            service_rows.Svc(rows, len(backends), number, affinity).pack())
 
     def sent(self, packet, expected=REDIRECT, **frame):
         """What becomes of what pod A sends."""
@@ -344,8 +345,8 @@ class TestEvents(ServiceCase):
 
     def test_by_node_port(self):
         self.bench.set_meta(layout.Meta.NODE_PORTS, 30000 << 16 | 32767)
-        self.bench.update('kc_svc', layout.SvcKey(
-            0, NODE[4], 0, 255).pack(), layout.Svc(0, 0, 0, 0).pack())
+        self.bench.update('kc_svc', service_rows.SvcKey(
+            0, NODE[4], 0, 255).pack(), service_rows.Svc(0, 0, 0, 0).pack())
         self.service('0.0.0.0', 30080, backends=[(PEER[4], 8080)])
         self.sent(l4(A.v4, NODE[4], p.TCP, 4000, 30080))
         self.cut()
@@ -362,7 +363,7 @@ class TestEvents(ServiceCase):
     def test_service_that_is_gone(self):
         self.service(VIP[4], backends=[(PEER[4], 8080)])
         self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80))
-        libbpf.map_delete(self.bench.fd('kc_svc'), layout.SvcKey(
+        libbpf.map_delete(self.bench.fd('kc_svc'), service_rows.SvcKey(
             0, VIP[4], 80, p.TCP).pack())
         self.cut()
         self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, ACK),

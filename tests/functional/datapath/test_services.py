@@ -18,6 +18,7 @@ from kuryr_cilium.datapath.bpf import conntrack
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import maps as maps_
+from kuryr_cilium.datapath.bpf import service_rows
 from kuryr_cilium.datapath.bpf import services
 from kuryr_cilium.datapath.bpf import writer
 from kuryr_cilium import exceptions
@@ -79,17 +80,18 @@ class ServicesCase(bench.Case):
 
     def addresses(self):
         """(address, port, protocol) -> row."""
-        return {layout.SvcKey.unpack(key)[1:]: layout.Svc.unpack(value)
+        return {service_rows.SvcKey.unpack(key)[1:]:
+                service_rows.Svc.unpack(value)
                 for key, value in self.rows('kc_svc').items()}
 
     def sets(self):
         """Number of a set -> its backends by index, without number 0."""
         found = {}
         for key, value in self.rows('kc_backend').items():
-            key = layout.BackendKey.unpack(key)
+            key = service_rows.BackendKey.unpack(key)
             if key.backends:
                 found.setdefault(key.backends, {})[key.index] = (
-                    layout.Backend.unpack(value))
+                    service_rows.Backend.unpack(value))
         return found
 
     def assertInForce(self, *wanted):
@@ -111,8 +113,9 @@ class ServicesCase(bench.Case):
         self.assertEqual(led_to, set(sets))
         self.assertEqual(
             {4: SELF[4], 6: SELF[6]},
-            {key.index: layout.Backend.unpack(value).address for key, value in
-             ((layout.BackendKey.unpack(key), value) for key, value
+            {key.index: service_rows.Backend.unpack(value).address
+             for key, value in
+             ((service_rows.BackendKey.unpack(key), value) for key, value
               in self.rows('kc_backend').items()) if not key.backends})
 
     def sweep(self):
@@ -161,9 +164,9 @@ class TestUpdate(ServicesCase):
         self.assertEqual('n1/a', self.services.name(row.number))
         self.assertEqual('', self.services.name(99999))
         self.assertEqual({
-            0: layout.Backend(PEER[4], 8080, MACS[PEER[4]],
-                              NETWORKS['other']),
-            1: layout.Backend(OTHER[4], 80, None, 0)},
+            0: service_rows.Backend(PEER[4], 8080, MACS[PEER[4]],
+                                    NETWORKS['other']),
+            1: service_rows.Backend(OTHER[4], 80, None, 0)},
             self.sets()[row.backends])
         self.assertEqual(30000 << 16 | 32767,
                          self.maps.meta(layout.Meta.NODE_PORTS))
@@ -252,15 +255,16 @@ class TestOutside(ServicesCase):
             source_ranges=ranges)
 
     def outside_rows(self):
-        return {layout.SvcKey.unpack(key)[1:3]: layout.Svc.unpack(value)
+        return {service_rows.SvcKey.unpack(key)[1:3]:
+                service_rows.Svc.unpack(value)
                 for key, value in self.rows('kc_svc').items()
-                if layout.SvcKey.unpack(key).scope == frontends.OUTSIDE}
+                if service_rows.SvcKey.unpack(key).scope == frontends.OUTSIDE}
 
     def ranges(self):
         """Number of a service -> who may ask it."""
         found = {}
         for key, value in self.rows('kc_source').items():
-            key = layout.SourceKey.unpack(key)
+            key = service_rows.SourceKey.unpack(key)
             found.setdefault(key.service, {})[key.network] = (
                 layout.U32.unpack(value)[0])
         return found
@@ -280,7 +284,7 @@ class TestOutside(ServicesCase):
                                 ('fd77::7', 1), ('fd78::7', 0)):
             length = 32 if '.' in client else 128
             self.assertEqual(allowed, layout.U32.unpack(libbpf.map_lookup(
-                self.bench.fd('kc_source'), layout.SourceKey(
+                self.bench.fd('kc_source'), service_rows.SourceKey(
                     row.number, '%s/%d' % (client, length)).pack()))[0])
 
     def test_others_may_ask(self):

@@ -15,6 +15,7 @@
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import outside
+from kuryr_cilium.datapath.bpf import service_rows
 from kuryr_cilium.lb import frontends
 from tests.functional.datapath import bench
 from tests.functional.datapath import packets as p
@@ -86,13 +87,13 @@ class UplinkCase(bench.Case):
         rows = next(self._numbers)
         for index, backend in enumerate(backends):
             self.bench.update(
-                'kc_backend', layout.BackendKey(rows, index).pack(),
-                layout.Backend(*backend, None, 0).pack())
-        self.row(address, layout.Svc(rows, len(backends), number, affinity),
-                 port, protocol, scope)
+                'kc_backend', service_rows.BackendKey(rows, index).pack(),
+                service_rows.Backend(*backend, None, 0).pack())
+        self.row(address, service_rows.Svc(
+            rows, len(backends), number, affinity), port, protocol, scope)
 
     def row(self, address, row, port=80, protocol=p.TCP, scope=OUTSIDE):
-        self.bench.update('kc_svc', layout.SvcKey(
+        self.bench.update('kc_svc', service_rows.SvcKey(
             scope, address, port, protocol).pack(), row.pack())
 
     def enter(self, packet, expected=PASS, dmac=OUR_MAC):

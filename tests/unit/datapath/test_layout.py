@@ -20,6 +20,7 @@ from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import loader
 from kuryr_cilium.datapath.bpf import outside
 from kuryr_cilium.datapath.bpf import rows
+from kuryr_cilium.datapath.bpf import service_rows
 from kuryr_cilium.datapath.bpf import sockets
 from kuryr_cilium.lb import frontends
 from kuryr_cilium.policy import entities
@@ -44,13 +45,13 @@ SAMPLES = {
     'kc_rs_group': layout.RsGroup(1, 2, 3, 4, 5),
     'kc_ct_key': layout.CtKey(1, 6, 2, 80, 4000, 'fd00::1'),
     'kc_ct': layout.Ct(1, 2, 3, 4, 5, 6, 7, 8, 1, 10, 11, 'fd00::1'),
-    'kc_svc_key': layout.SvcKey(1, '10.0.0.1', 80, 6),
-    'kc_svc': layout.Svc(1, 2, 3, 4),
-    'kc_backend_key': layout.BackendKey(1, 2),
-    'kc_backend': layout.Backend('10.0.0.1', 80, MAC, 3),
-    'kc_source_key': layout.SourceKey(2, 'fd00::/56'),
-    'kc_affinity_key': layout.AffinityKey(1, '10.0.0.1'),
-    'kc_affinity': layout.Affinity(1, '10.0.0.1', 80, MAC),
+    'kc_svc_key': service_rows.SvcKey(1, '10.0.0.1', 80, 6),
+    'kc_svc': service_rows.Svc(1, 2, 3, 4),
+    'kc_backend_key': service_rows.BackendKey(1, 2),
+    'kc_backend': service_rows.Backend('10.0.0.1', 80, MAC, 3),
+    'kc_source_key': service_rows.SourceKey(2, 'fd00::/56'),
+    'kc_affinity_key': service_rows.AffinityKey(1, '10.0.0.1'),
+    'kc_affinity': service_rows.Affinity(1, '10.0.0.1', 80, MAC),
     'kc_exit': outside.Exit('10.0.0.1', 61000, 65535),
     'kc_out_key': outside.Key(1, 6, 80, 4000, '10.0.0.1', 'fd00::1'),
     'kc_out': outside.Entry(1, '10.0.0.1', 80, 3, 4, 'fd00::1', 81),
