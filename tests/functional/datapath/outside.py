@@ -69,6 +69,12 @@ class OutsideCase(paths.PathCase):
         self.addCleanup(scene.run, 'ip', 'netns', 'del', place.name)
         self.in_node('ip', 'link', 'add', device, 'type', 'veth', 'peer',
                      'name', 'eth0', 'netns', place.name)
+        # Else nobody asks for neighbours in the first second: who asks has
+        # an address that may be somebody else's.
+        self.in_node('sysctl', '-qw',
+                     'net.ipv6.conf.%s.accept_dad=0' % device)
+        scene.run('ip', 'netns', 'exec', place.name, 'sysctl', '-qw',
+                  'net.ipv6.conf.eth0.accept_dad=0')
         self.in_node('ip', 'link', 'set', device, 'up')
         for item in ('lo', 'eth0'):
             self.scene._ip(place, 'link', 'set', item, 'up')
