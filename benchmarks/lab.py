@@ -125,9 +125,11 @@ def namespace(api):
     try:
         yield NAMESPACE
     finally:
+        api.request('DELETE', '/apis/apps/v1/namespaces/%s/deployments'
+                    % NAMESPACE)
         api.request('DELETE', with_pods + '?gracePeriodSeconds=0')
         api.request('DELETE', path)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while (api.request('GET', path, fine=(404,)).get('code') != 404
                and time.monotonic() < deadline):
             time.sleep(0.2)

@@ -15,7 +15,8 @@
 A stream of datagrams, one each millisecond, crosses the nodes. A policy that
 denies it is created: the time until the last datagram arrives is taken from
 the moment before the request to the API server. The same for its deletion,
-until the first arrives again. The figures of ``compile`` are there too.
+until the first arrives again. The node of the receiver is full of pods, all of
+which the policy selects. The figures of ``compile`` are there too.
 """
 
 import threading
@@ -25,6 +26,8 @@ from benchmarks import compile as compile_
 from benchmarks import lab
 
 ROUNDS = 40
+#: On the node of the receiver, with it.
+ENDPOINTS = 200
 PORT = 7001
 #: Seconds without a datagram after which the stream counts as cut.
 SILENCE = 0.3
@@ -68,6 +71,29 @@ class Ear:
         return self.first_after
 
 
+def crowd(api, namespace, node, labels):
+    """Fill a node with pods."""
+    deployments = '/apis/apps/v1/namespaces/%s/deployments' % namespace
+    body = lab.pod('crowd', node, labels)
+    body['spec']['containers'][0]['imagePullPolicy'] = 'IfNotPresent'
+    wanted = ENDPOINTS - 1
+    api.request('POST', deployments, {
+        'metadata': {'name': 'crowd'},
+        'spec': {'replicas': wanted, 'selector': {'matchLabels': labels},
+                 'template': {'metadata': {'labels': labels},
+                              'spec': body['spec']}}})
+    deadline = time.monotonic() + 600
+    ready = 0
+    while ready < wanted:
+        if time.monotonic() > deadline:
+            raise RuntimeError('%d of %d pods were ready within 600 s' % (
+                ready, wanted))
+        time.sleep(2)
+        ready = api.request('GET', deployments + '/crowd')['status'].get(
+            'readyReplicas', 0)
+        lab.say('%d of %d pods are ready', ready, wanted)
+
+
 def run():
     """Figures and context of the benchmark."""
     api = lab.API()
@@ -76,6 +102,7 @@ def run():
         sender, _ = lab.start(api, lab.pod('sender', 'node-a'))
         receiver, _ = lab.start(api, lab.pod('receiver', 'node-b',
                                              {'app': 'receiver'}))
+        crowd(api, namespace, 'node-b', {'app': 'receiver', 'crowd': ''})
         policies = POLICIES % namespace
         deny = {'apiVersion': 'networking.k8s.io/v1',
                 'kind': 'NetworkPolicy', 'metadata': {'name': 'deny'},
@@ -103,4 +130,5 @@ def run():
         'policy_enforced_p99_ms': lab.percentile(enforced, 0.99),
         'policy_allowed_p50_ms': lab.percentile(allowed, 0.5),
         'policy_allowed_p99_ms': lab.percentile(allowed, 0.99),
-    }, {**context, 'rounds': ROUNDS, 'resolution_ms': 1})
+    }, {**context, 'rounds': ROUNDS, 'resolution_ms': 1,
+        'endpoints': ENDPOINTS})
