@@ -73,6 +73,8 @@ class Services:
         self._lock = threading.Lock()
         # What hints named since the last pull; None: ask about everything.
         self._hinted: Optional[set[str]] = None
+        # From before a controller is asked until what it said is held.
+        self._pulling = False
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -123,13 +125,19 @@ class Services:
         return self._refused
 
     def hint(self, epoch: int, changed: Mapping[str, Optional[str]]) -> None:
-        """Something may have changed: {key: digest, None if removed}."""
+        """Something may have changed: {key: digest, None if removed}.
+
+        While an answer is on its way into force nobody knows what this node
+        will hold then: what a hint says may be the same as before it, and
+        different from it.
+        """
         if epoch < self._epoch:
             return
         found = {key for key, digest in changed.items()
                  if key.startswith(('service:', 'node:'))}
-        found = {key for key in found if changed[key] != (
-            self._held[key].digest if key in self._held else None)}
+        if not self._pulling:
+            found = {key for key in found if changed[key] != (
+                self._held[key].digest if key in self._held else None)}
         if epoch > self._epoch:
             with self._lock:
                 self._hinted = None
@@ -163,12 +171,15 @@ class Services:
                 LOG.exception('The services could not be renewed.')
                 delay = self._failed('internal error, see the log of the '
                                      'agent')
+            finally:
+                self._pulling = False
             if self._trouble:
                 with self._lock:
                     self._hinted = None
             self._wake.wait(max(0.0, delay))
 
     def _pull(self, keys):
+        self._pulling = True
         held = self._held if keys is None else {
             key: self._held[key] for key in keys if key in self._held}
         answer = self._client.services(

@@ -81,6 +81,8 @@ class Views:
         self._failures = 0
         self._applied = threading.Condition()
         self._abandoned: set[str] = set()
+        # From before a controller is asked until what it said is held.
+        self._pulling = False
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: Optional[threading.Thread] = None
@@ -152,11 +154,13 @@ class Views:
 
         A selector, or a part of one, that this node doesn't hold is not its
         concern: one that is to be held comes with the ruleset that names it,
-        and a new part with the head of its selector.
+        and a new part with the head of its selector. While an answer is on its
+        way into force nobody knows what this node will hold then: what a hint
+        says may be the same as before it, and different from it.
         """
         if epoch < self._epoch:
             return
-        if epoch > self._epoch:
+        if epoch > self._epoch or self._pulling:
             self._wake.set()
             return
         for key, digest in changed.items():
@@ -241,12 +245,15 @@ class Views:
                 self._trouble = 'internal error, see the log of the agent'
                 metrics.SYNCS.labels('invalid').inc()
                 delay = self._backoff()
+            finally:
+                self._pulling = False
             self._wake.wait(delay)
         self._save()
 
     def _pull(self):
         """Compare with a controller; returns seconds until the next time."""
         base = {} if self._incomplete else self._held
+        self._pulling = True
         try:
             answer = self._client.sync_all(
                 self._host, {key: item.digest for key, item in base.items()})
@@ -279,6 +286,7 @@ class Views:
                     'not-applied', 'a changed view could not be brought in '
                     'force: %s' % error)
             self._unsaved = self._unsaved or time.monotonic()
+        self._pulling = False
         first = self._confirmed is None
         self._confirm()
         if first:

@@ -49,6 +49,19 @@ class Datapath(samples.Datapath):
         return self.table.conflicts()
 
 
+class Controller(samples.Controller):
+    """Answers services() from what the test puts into it."""
+
+    def services(self, host, have, keys=None):
+        answer = self.sync_all(host, have)
+        if keys is None:
+            return answer
+        changed = {key: answer.changed[key] for key in keys
+                   if key in answer.changed}
+        return answer._replace(changed=changed, digests={
+            key: answer.digests[key] for key in changed})
+
+
 class Ports:
     """Keeps what health check ports are told."""
 
@@ -123,3 +136,25 @@ class TestServices(base.TestCase):
         self.datapath.broken = exceptions.DatapathError(reason='no memory')
         self.assertIn('no memory', self.bring(service('a')))
         self.assertEqual([None], self.ports.told)
+
+    def test_a_change_that_is_undone_while_it_comes_into_force(self):
+        controller, serve = Controller(service('a')), self.datapath.serve
+        watched = services.Services('node-a', controller, self.datapath,
+                                    self.file, 600.0, ports=self.ports)
+        self.addCleanup(watched.stop)
+        watched.start()
+        base.wait_until(lambda: watched.trouble() is None, 5, 'a pull')
+
+        def undo(*args):
+            self.datapath.serve = serve
+            controller.remove(service('b'))
+            # That is what this node holds until the change is in force.
+            watched.hint(1, {'service:n1/b': None})
+            return serve(*args)
+
+        self.datapath.serve = undo
+        controller.put(service('b'))
+        watched.hint(1, {'service:n1/b': 'x'})
+        base.wait_until(lambda: self.datapath.serve == serve and
+                        watched.current().keys() == {'n1/a'}, 5,
+                        'what was undone is gone')

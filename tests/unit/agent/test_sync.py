@@ -102,6 +102,23 @@ class TestViews(base.TestCase):
                          self.applied(2).endpoints.keys())
         self.assertEqual(calls + 1, self.controller.calls)
 
+    def test_a_change_that_is_undone_while_it_comes_into_force(self):
+        self.views.start()
+        self.wait_endpoint()
+        other, apply = samples.endpoint('new', name='new'), self.datapath.apply
+
+        def undo(view):
+            self.datapath.apply = apply
+            self.controller.remove(other)
+            # That is what this node holds until the view is in force.
+            self.views.hint(1, {'endpoint:new': None})
+            return apply(view)
+
+        self.datapath.apply = undo
+        self.controller.put(other)
+        self.views.hint(1, {'endpoint:new': 'x'})
+        self.assertEqual({samples.UID}, self.applied(3).endpoints.keys())
+
     def test_removal(self):
         self.views.start()
         self.wait_endpoint()
