@@ -195,9 +195,10 @@ class TestRestarts(ControllerTestCase):
         controller.start()
         controller.wait_ready()
         agent = self.cluster.agent('node-a')
-        agent.report(released=[{'vif_id': a.vif_id, 'pod_uid': uid}])
+        # What is said of a port that the leader has not listed yet is lost.
         self.assertEventually(lambda: controller.metric(
             'kuryr_cilium_controller_ports{state="releasing"}') == 1, SOON)
+        agent.report(released=[{'vif_id': a.vif_id, 'pod_uid': uid}])
         self.assertEqual({a.vif_id, b.vif_id}, self.cluster.ports())
         agent.report(plugged=[b.vif_id])
         self.assertEventually(
