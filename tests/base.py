@@ -12,11 +12,15 @@
 
 """What every test shares."""
 
+import logging
 import os
 import time
 
 from oslotest import base
 
+
+# Else it logs each message of the kernel's, and hides what a test did.
+logging.getLogger('pyroute2').setLevel(logging.INFO)
 
 #: How much slower than a usual one the machine is (tools/vm emulates one).
 _SLOWNESS = float(os.environ.get('KURYR_CILIUM_TEST_SLOWNESS') or 1)

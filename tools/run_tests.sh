@@ -15,11 +15,31 @@ started=$SECONDS
 say() { printf '\n== %s (%d min %02d s)\n' "$*" $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)); }
 
 finish() {
+    if [ "$failed" != 0 ]; then
+        say 'failures'
+        failures
+    fi
     say 'summary'
     printf '  %s\n' "${summary[@]}"
     echo "$passed passed, $failed failed, $skipped skipped"
     [ "$failed" = 0 ] && [ "$skipped" = 0 ]
     exit
+}
+
+# The names of failed tests and their tracebacks, without what they logged.
+failures() {
+    local log
+    for log in "$logs"/*; do
+        [ -e "$log" ] || continue
+        awk '/^Failed [0-9]+ tests - output below/ { last = 1 }
+            !last { next }
+            /^Totals$/ { exit }
+            /^tests\./ { print }
+            /^Captured traceback:/ { shown = 1; getline; next }
+            /^Captured / { shown = 0 }
+            /^tests\./ { shown = 0 }
+            shown' "$log" | tail -n 200
+    done
 }
 
 die() {

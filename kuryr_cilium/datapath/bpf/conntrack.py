@@ -91,29 +91,29 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
     """
     counts: collections.Counter[int] = collections.Counter()
     removed = 0
+
+    def is_over(key, value):
+        endpoint, protocol = _KEY.unpack_from(key)
+        idle = time.monotonic_ns() - _LAST.unpack_from(value)[0]
+        flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
+        if not alive(endpoint):
+            return True
+        if flags & layout.CtFlag.ALIAS:
+            return idle > OTHER_NEW and _astray(maps, key, value)
+        if lost and protocol == _UDP and _is_lost(key, value, lost):
+            return True
+        return idle > lifetime(protocol, flags, busy)
+
     for table in (maps_.HALF_OPEN, maps_.CONNECTIONS):
         fd = maps.fd(table)
         for keys, values in batches(fd):
-            now = time.monotonic_ns()
-            expired = []
+            over = []
             for key, value in zip(keys, values):
-                endpoint, protocol = _KEY.unpack_from(key)
-                idle = now - _LAST.unpack_from(value)[0]
-                flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
-                if not alive(endpoint):
-                    over = True
-                elif flags & layout.CtFlag.ALIAS:
-                    over = idle > OTHER_NEW and _astray(maps, key, value)
-                elif lost and protocol == _UDP and _is_lost(
-                        key, value, lost):
-                    over = True
-                else:
-                    over = idle > lifetime(protocol, flags, busy)
-                if over:
-                    expired.append((key, value))
+                if is_over(key, value):
+                    over.append(key)
                 elif table == maps_.CONNECTIONS:
-                    counts[endpoint] += 1
-            removed += sum(delete_unchanged(fd, *row) for row in expired)
+                    counts[_KEY.unpack_from(key)[0]] += 1
+            removed += sum(delete_if(fd, key, is_over) for key in over)
     removed += _sweep_fragments(maps, alive)
     _write_counts(maps, counts)
     return Swept(counts.total(), removed)
@@ -170,11 +170,15 @@ def batches(fd):
             return
 
 
-def delete_unchanged(fd, key, value):
-    """Delete a row if it still has a value; whether it was deleted."""
+def delete_if(fd, key, is_over):
+    """Delete a row that still is over; whether it was deleted.
+
+    :param is_over: called with the key and the value.
+    """
     # NOTE: its ports may have been used again since it was read. What remains
-    # is the moment between these two calls.
-    return libbpf.map_lookup(fd, key) == bytes(value) and libbpf.map_delete(
+    # is the moment between these calls.
+    value = libbpf.map_lookup(fd, key)
+    return value is not None and is_over(key, value) and libbpf.map_delete(
         fd, key)
 
 

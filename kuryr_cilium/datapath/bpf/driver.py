@@ -458,10 +458,15 @@ class BPFDriver(driver.Driver):
         alive = functools.cache(
             lambda number: self._maps.endpoint(number) is not None)
         lost = self._services.lost()
-        swept = conntrack.sweep(self._maps, alive, self._busy, lost)
-        outside.sweep(self._maps, lost)
-        if lost is not None:
-            self._sockets.sweep(lost)
+        try:
+            swept = conntrack.sweep(self._maps, alive, self._busy, lost)
+            outside.sweep(self._maps, lost)
+            if lost is not None:
+                self._sockets.sweep(lost)
+        except BaseException:
+            if lost is not None:
+                self._services.lost_again()
+            raise
         self._busy = swept.live > self._capacity * conntrack.BUSY
 
 

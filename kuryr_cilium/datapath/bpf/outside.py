@@ -234,28 +234,39 @@ def sweep(maps: maps_.Maps, lost: Optional[Callable[
     :returns: how many entries were deleted.
     """
     flows, ways, removed = {}, [], 0
+
+    def is_over(key, value):
+        protocol, flags = key[_PROTOCOL_AT], _flags(value)
+        return bool(flags & Flag.FLOW) and (
+            _idle(value) > lifetime(protocol, flags) or bool(lost)
+            and protocol == _UDP and _is_lost(key, value, lost))
+
+    def is_astray(key, value):
+        # NOTE: the flow of a younger one may be missing in flows.
+        return (not _flags(value) & Flag.FLOW
+                and _idle(value) > conntrack.TCP_OPENING
+                and not _leads(flows, Key.unpack(key), Entry.unpack(value)))
+
     for table in FLOWS:
         fd = maps.fd(table)
         for keys, values in conntrack.batches(fd):
-            now = time.monotonic_ns()
             for key, value in zip(keys, values):
-                flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
-                idle = now - layout.U64.unpack_from(value)[0]
-                if not flags & Flag.FLOW:
-                    # NOTE: the flow of a younger one may be missing here.
-                    if idle > conntrack.TCP_OPENING:
-                        ways.append((fd, bytes(key), bytes(value)))
-                elif idle > lifetime(key[_PROTOCOL_AT], flags) or (
-                        lost and key[_PROTOCOL_AT] == _UDP
-                        and _is_lost(key, value, lost)):
-                    removed += conntrack.delete_unchanged(fd, key, value)
+                if not _flags(value) & Flag.FLOW:
+                    ways.append((fd, bytes(key)))
+                elif is_over(key, value):
+                    removed += conntrack.delete_if(fd, key, is_over)
                 else:
                     flows[bytes(key)] = bytes(value)
-    for fd, key, value in ways:
-        if not _leads(flows, Key.unpack(key),
-                      Entry.unpack(value)):
-            removed += conntrack.delete_unchanged(fd, key, value)
-    return removed
+    return removed + sum(conntrack.delete_if(fd, key, is_astray)
+                         for fd, key in ways)
+
+
+def _flags(value):
+    return _FLAGS.unpack_from(value, _FLAGS_AT)[0]
+
+
+def _idle(value):
+    return time.monotonic_ns() - layout.U64.unpack_from(value)[0]
 
 
 def _is_lost(key, value, lost):

@@ -156,6 +156,11 @@ class Services:
             self._lost = False
         return lambda *flow: not table.alive(*flow)
 
+    def lost_again(self) -> None:
+        """Not all flows have been looked at that the last call told of."""
+        with self._lock:
+            self._lost = True
+
     def _set_nodes(self, nodes):
         self._write(ADDRESSES, [(_node_key(address), _NODE)
                                 for address in nodes - self._nodes])

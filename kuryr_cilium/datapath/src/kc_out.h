@@ -161,6 +161,25 @@ enum kc_out_way {
 };
 
 /*
+ * Whether c->way is another flow's. What has ended gives its way to one that
+ * begins, but for a port of the node's: there are others.
+ */
+static __always_inline bool kc_out_taken(struct kc_call *c,
+					 const struct kc_out *found,
+					 __u32 which, __u64 now)
+{
+	const struct kc_packet *p = &c->packet;
+	const struct kc_out *flow;
+
+	if (found->flags & KC_OUT_FLOW)
+		return !kc_out_expired(found, p->proto, now);
+	flow = kc_out_flow(c, &c->way, found, now);
+	return flow && (which == KC_WAY_IN ||
+			!(p->flags & KC_PACKET_OPENING) ||
+			!(flow->flags & KC_OUT_CLOSING));
+}
+
+/*
  * Write a way of the flow of this packet, from its client to c->service, with
  * the backend in c->backend and the node in c->source. Returns 0, or that it
  * is another flow's.
@@ -213,9 +232,7 @@ __noinline int kc_out_claim(struct __sk_buff *skb, __u32 which, bool open)
 				 e->other_port) &&
 		       (which != KC_WAY_IN ||
 			kc_out_is(found->addr, found->port, e->addr, e->port));
-	if (!ours && (found->flags & KC_OUT_FLOW ?
-		      !kc_out_expired(found, p->proto, now) :
-		      !!kc_out_flow(c, &c->way, found, now)))
+	if (!ours && kc_out_taken(c, found, which, now))
 		return 1;
 	if (ours && half != open &&
 	    kc_out_is(found->addr, found->port, e->addr, e->port)) {

@@ -306,8 +306,12 @@ class Stream:
 
 
 def connect(place, family, peer, port, timeout=5.0):
-    """A TCP connection."""
-    sock = place.socket(family, socket.SOCK_STREAM)
+    """A TCP connection.
+
+    NOTE: its port is chosen before its peer is known: to another address of
+    the same server the kernel may use one twice.
+    """
+    sock = place.socket(family, socket.SOCK_STREAM, 0)
     sock.settimeout(timeout)
     try:
         sock.connect((peer.address(family), port))

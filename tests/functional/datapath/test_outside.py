@@ -12,6 +12,8 @@
 
 """What the agent keeps for the programs of uplinks, and sweeps."""
 
+from unittest import mock
+
 from kuryr_cilium.datapath.bpf import conntrack
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
@@ -164,3 +166,28 @@ class TestSweep(uplinks.UplinkCase):
                     more=more)))
             conntrack.sweep(self.maps, lambda number: False)
             self.assertEqual(p.packed(LOCAL[4]), self.bench.frame[30:34])
+
+    def test_a_lost_backend_of_a_busy_flow(self):
+        """It changes between the moments when it is read and deleted."""
+        self.service(VIP[4], (LOCAL[4], 53), protocol=p.UDP)
+        self.ask(protocol=p.UDP)
+
+        def lost(*_flow):
+            self.age(1)
+            return True
+        self.assertEqual(1, outside.sweep(self.maps, lost))
+
+    def test_a_port_that_is_used_again_meanwhile(self):
+        self.service(VIP[4], (LOCAL[4], 80))
+        self.ask()
+        self.age(61)
+
+        def ask_first(fd, key):
+            patch.stop()
+            self.ask()
+            return libbpf.map_lookup(fd, key)
+        patch = mock.patch.object(libbpf, 'map_lookup', ask_first)
+        patch.start()
+        self.addCleanup(patch.stop)
+        self.assertEqual(0, outside.sweep(self.maps))
+        self.assertEqual(2, len(self.entries()))

@@ -293,10 +293,14 @@ class TestChoice(uplinks.UplinkCase):
                    Reason.SERVICE_TUPLE)
         # The first one is not harmed.
         self.assertEqual((VIP[4], CLIENT[4], 80, 4000), self.answered())
-        # Once it has ended, its port is free.
+        # Once it has ended, its port is free for what begins.
         self.ask(flags=RST)
-        self.age(11)
         self.assertEqual(LOCAL[4], self.ask(vip=SECOND)[1])
+        self.assertEqual((SECOND[4], CLIENT[4], 80, 4000), self.answered())
+        # What comes late for the first one does not take it back.
+        self.age(1)
+        self.enter(l4(CLIENT[4], VIP[4], p.TCP, 4000, 80, ACK),
+                   Reason.SERVICE_TUPLE)
         self.assertEqual((SECOND[4], CLIENT[4], 80, 4000), self.answered())
 
     def test_no_port_is_left(self):

@@ -434,6 +434,17 @@ class TestSweep(ServicesCase):
                       self.bench.connections(table=HALF))
         self.assertEqual(0, self.sweep().removed)
 
+    def test_a_lost_backend_of_a_busy_flow(self):
+        """It changes between the moments when it is read and deleted."""
+        self.update(service((PEER[4], 53)))
+        self.flow(VIP[4], 4000)
+
+        def lost(*_flow):
+            self.goes_on(VIP[4], 4000)
+            return True
+        self.assertEqual(1, conntrack.sweep(
+            self.maps, lambda number: True, lost=lost).removed)
+
     def test_what_drains_keeps_its_flows(self):
         self.update(service((PEER[4], 53)))
         self.flow(VIP[4], 4000)
