@@ -27,6 +27,59 @@ static __always_inline __u32 kc_address_at(bool v6, bool source)
 			offsetof(struct iphdr, daddr);
 }
 
+/* What a sum changes by if one address takes another's place (RFC 1624). */
+static __always_inline __u32 kc_sum_diff(const __u8 *from, const __u8 *to)
+{
+	const __u32 *x = (const __u32 *)from, *y = (const __u32 *)to;
+	__u64 sum = 0;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < 4; i++)
+		sum += (__u64)(__u32)~x[i] + y[i];
+	sum = (sum >> 32) + (__u32)sum;
+	return (sum >> 32) + (__u32)sum;
+}
+
+static __always_inline __u16 kc_sum_add(__u16 check, __u32 diff)
+{
+	__u32 sum = (__u16)~check + (diff >> 16) + (diff & 0xffff);
+
+	sum = (sum >> 16) + (sum & 0xffff);
+	return ~((sum >> 16) + (sum & 0xffff));
+}
+
+/*
+ * Write the addresses of the packet of this call into its frame, and its ports
+ * if they follow. To write is to call a helper, so it is done once: in IPv4
+ * from the word on in which the checksum is (diff is what it changes by).
+ */
+static __always_inline long kc_store(struct __sk_buff *skb,
+				     const struct kc_packet *p, __u32 diff,
+				     bool ports)
+{
+	const __u32 at = ETH_HLEN + 8;
+	__u32 words[4];
+	__u16 *check;
+
+	_Static_assert(offsetof(struct iphdr, check) == 10 &&
+		       offsetof(struct ipv6hdr, saddr) == 8 &&
+		       offsetof(struct kc_packet, dport) == 34,
+		       "as in the headers");
+	if (p->flags & KC_PACKET_V6)
+		return ports ? bpf_skb_store_bytes(skb, at, p->saddr, 36, 0) :
+			       bpf_skb_store_bytes(skb, at, p->saddr, 32, 0);
+	if (kc_load(skb, at, words, 1))
+		return -1;
+	check = (__u16 *)words + 1;
+	*check = kc_sum_add(*check, diff);
+	__builtin_memcpy(&words[1], p->saddr + 12, 4);
+	__builtin_memcpy(&words[2], p->daddr + 12, 4);
+	__builtin_memcpy(&words[3], &p->sport, 4);
+	return ports ? bpf_skb_store_bytes(skb, at, words, 16, 0) :
+		       bpf_skb_store_bytes(skb, at, words, 12, 0);
+}
+
 /*
  * Replace the source (or destination) of the packet of this call by c->source
  * (c->backend), in the frame and in what was read of it. A later fragment has
@@ -35,13 +88,12 @@ static __always_inline __u32 kc_address_at(bool v6, bool source)
 __noinline int kc_rewrite(struct __sk_buff *skb, bool source)
 {
 	struct kc_call *c = kc_this_call();
-	__u32 sum, sum_at, flags;
+	__u32 sum, sum_at, flags, diff;
 	const struct kc_nat *to;
 	struct kc_packet *p;
+	bool v6, ports;
 	__be16 *port;
 	__u8 *addr;
-	__s64 diff;
-	bool v6;
 
 	if (!c || !skb)
 		return KC_DROP_INTERNAL;
@@ -52,39 +104,30 @@ __noinline int kc_rewrite(struct __sk_buff *skb, bool source)
 	v6 = p->flags & KC_PACKET_V6;
 	if (kc_mapped(to->addr) == v6)
 		return KC_DROP_INTERNAL;
+	ports = !(p->frag & KC_IP_OFFSET) && *port != to->port;
+	/* The checksum of SCTP is over all of the packet (RFC 9260 6.8). */
+	if (ports && p->proto == IPPROTO_SCTP)
+		return KC_DROP_INTERNAL;
 	sum_at = p->frag & KC_IP_OFFSET ? 0 : kc_sum_at(p->proto);
 	sum = p->l4 + sum_at;
 	flags = p->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-	diff = bpf_csum_diff((__be32 *)addr, 16, (__be32 *)to->addr, 16, 0);
-	if (sum_at && bpf_l4_csum_replace(skb, sum, 0, diff,
-					  flags | BPF_F_PSEUDO_HDR))
+	diff = kc_sum_diff(addr, to->addr);
+	if (sum_at && (bpf_l4_csum_replace(skb, sum, 0, diff,
+					   flags | BPF_F_PSEUDO_HDR) ||
+		       (ports && bpf_l4_csum_replace(skb, sum, *port, to->port,
+						     flags | 2))))
 		return KC_DROP_INTERNAL;
-	if (v6) {
-		if (bpf_skb_store_bytes(skb, ETH_HLEN +
-					kc_address_at(true, source), to->addr,
-					16, 0))
-			return KC_DROP_INTERNAL;
-	} else if (bpf_l3_csum_replace(skb, ETH_HLEN +
-				       offsetof(struct iphdr, check), 0, diff,
-				       0) ||
-		   bpf_skb_store_bytes(skb, ETH_HLEN +
-				       kc_address_at(false, source),
-				       to->addr + 12, 4, 0)) {
-		return KC_DROP_INTERNAL;
-	}
 	kc_copy16(addr, to->addr);
-	if (p->frag & KC_IP_OFFSET || *port == to->port)
-		goto ports;
-	/* The checksum of SCTP is over all of the packet (RFC 9260 6.8). */
-	if (p->proto == IPPROTO_SCTP)
-		return KC_DROP_INTERNAL;
-	if (sum_at && bpf_l4_csum_replace(skb, sum, *port, to->port,
-					  flags | 2))
-		return KC_DROP_INTERNAL;
-	if (bpf_skb_store_bytes(skb, p->l4 + (source ? 0 : 2), &to->port, 2, 0))
-		return KC_DROP_INTERNAL;
-ports:
 	*port = to->port;
+	if (p->l4 != ETH_HLEN + (v6 ? sizeof(struct ipv6hdr) :
+				      sizeof(struct iphdr)) && ports) {
+		if (bpf_skb_store_bytes(skb, p->l4 + (source ? 0 : 2),
+					&to->port, 2, 0))
+			return KC_DROP_INTERNAL;
+		ports = false;
+	}
+	if (kc_store(skb, p, diff, ports))
+		return KC_DROP_INTERNAL;
 	if (source)
 		return 0;
 	p->port = to->port;
