@@ -41,10 +41,11 @@ OPTS = [
              '(max_message_size).'),
     cfg.FloatOpt(
         'hint_delay', default=0.03, min=0.0, max=1.0,
-        help='Seconds for which a controller gathers what changed before it '
-             'hints agents at it. Raise it if hints load RabbitMQ in a '
-             'large cluster with many changes; policy takes effect later '
-             'by as much.'),
+        help='Seconds between two hints of a controller to the same agent at '
+             'what changed: the first goes out at once, and what changes '
+             'within them is one message. Raise it if hints load RabbitMQ in '
+             'a large cluster with many changes; where many follow each '
+             'other, policy takes effect later by as much.'),
 ]
 
 

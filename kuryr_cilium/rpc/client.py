@@ -167,7 +167,8 @@ class LeaderClient(_Caller):
 class HintSender:
     """A controller's hints to agents that something changed.
 
-    What comes within a few hundredths of a second goes out as one message.
+    The first goes out at once. What comes within a few hundredths of a second
+    after it goes to that node as one message.
     While RabbitMQ is away hints are kept, merged, and sent when it is back.
     """
 
@@ -207,15 +208,26 @@ class HintSender:
             self._changed.notify()
 
     def _run(self):
+        # When nodes were hinted, of those that wait for their next hint.
+        last = {}
         while True:
             with self._changed:
-                while not self._pending and not self._stop.is_set():
-                    self._changed.wait()
-            if self._stop.wait(self._conf.rpc.hint_delay):
-                break
-            with self._changed:
-                pending, self._pending = self._pending, {}
+                while not self._stop.is_set():
+                    now = time.monotonic()
+                    since = now - self._conf.rpc.hint_delay
+                    last = {host: sent for host, sent in last.items()
+                            if sent > since}
+                    due = self._pending.keys() - last.keys()
+                    if due:
+                        break
+                    self._changed.wait(min(
+                        (last[host] - since for host in self._pending),
+                        default=None))
+                if self._stop.is_set():
+                    break
+                pending = {host: self._pending.pop(host) for host in due}
                 epoch = self._epoch
+            last.update(dict.fromkeys(pending, now))
             self._send_all(pending, epoch)
         if self._transport is not None:
             self._transport.cleanup()

@@ -190,14 +190,21 @@ class FakeTransportTestCase(base.TestCase):
                        'selector:s': 'd3'},
             'node-b': {'selector:s': 'd3'}}, message=lambda: heard)
 
-    def test_hints_are_gathered(self):
-        self.conf.set_override('hint_delay', 0.2, group='rpc')
+    def test_hints_are_gathered_after_the_first(self):
+        self.conf.set_override('hint_delay', 1.0, group='rpc')
         heard = []
-        self.started(server.HintServer(
-            self.conf, 'node-a', lambda *hint: heard.append(hint)))
+        for host in 'node-a', 'node-b':
+            self.started(server.HintServer(
+                self.conf, host,
+                lambda *hint, host=host: heard.append((host, *hint))))
         sender = self.started(client.HintSender(self.conf))
+        sender.send('node-a', 1, {'endpoint:first': 'd'})
+        base.wait_until(lambda: heard)
         for number in range(50):
             sender.send('node-a', number, {'endpoint:%d' % number: 'd'})
-        base.wait_until(lambda: heard)
-        self.assertEqual(49, heard[0][0])
-        self.assertEqual(50, len(heard[0][1]))
+        # Nobody waits for another node's hints.
+        sender.send('node-b', 49, {'endpoint:b': 'd'})
+        base.wait_until(lambda: len(heard) == 3)
+        self.assertEqual(['node-a', 'node-b', 'node-a'],
+                         [host for host, _epoch, _objects in heard])
+        self.assertEqual((49, 50), (heard[2][1], len(heard[2][2])))
