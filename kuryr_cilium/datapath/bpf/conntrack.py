@@ -98,6 +98,8 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
         flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
         if not alive(endpoint):
             return True
+        if flags & layout.CtFlag.OPEN:
+            return idle > TCP_OPENING
         if flags & layout.CtFlag.ALIAS:
             return idle > OTHER_NEW and _astray(maps, key, value)
         if lost and protocol == _UDP and _is_lost(key, value, lost):
@@ -126,8 +128,11 @@ def _astray(maps, key, value):
         return False    # they are few, and recycled
     alias, entry = layout.CtKey.unpack(key), layout.Ct.unpack(value)
     main = alias._replace(rport=entry.nat_port, raddr=entry.nat).pack()
-    return not any(libbpf.map_lookup(maps.fd(table), main) for table in (
-        maps_.CONNECTIONS, maps_.HALF_OPEN))
+    return not any(
+        found and not _FLAGS.unpack_from(
+            found, _FLAGS_AT)[0] & layout.CtFlag.OPEN
+        for found in (libbpf.map_lookup(maps.fd(table), main) for table in (
+            maps_.CONNECTIONS, maps_.HALF_OPEN)))
 
 
 def _is_lost(key, value, lost):

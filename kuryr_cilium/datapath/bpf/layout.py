@@ -127,6 +127,7 @@ class CtFlag(enum.IntFlag):
     FIN_OUT = 128
     ALIAS = 256
     HAIRPIN = 512
+    OPEN = 1024
 
 
 #: From here on, endpoints in kc_frag are none: fragments on uplinks.

@@ -67,7 +67,10 @@ static __always_inline struct kc_ct *kc_ct_find(const struct kc_ct_key *k,
 	struct kc_ct *ct = bpf_map_lookup_elem(&kc_ct_v1, k);
 
 	*half = !ct;
-	return ct ? ct : bpf_map_lookup_elem(&kc_ct_new_v1, k);
+	if (ct)
+		return ct;
+	ct = bpf_map_lookup_elem(&kc_ct_new_v1, k);
+	return ct && ct->flags & KC_CT_OPEN ? NULL : ct;
 }
 
 /* The key of the alias of a connection to a service. */

@@ -4,11 +4,13 @@
  *
  * kc_ct_new (LRU) holds what was not answered yet and what was closed, kc_ct
  * the rest: a flood of requests can't push an open connection out, and a pod
- * that opens many short ones has no more of its quota taken than are open. An
- * entry that was judged under
- * an older policy epoch is judged again in its opening direction; if that is
- * denied it stays as a tombstone and drops both ways, else the peer's next
- * datagram would open the flow the other way.
+ * that opens many short ones has no more of its quota taken than are open. What
+ * goes to kc_ct leaves its row behind for when it is closed (KC_CT_OPEN: there
+ * is nothing in it): to insert one a second time is dear.
+ *
+ * An entry that was judged under an older policy epoch is judged again in its
+ * opening direction; if that is denied it stays as a tombstone and drops both
+ * ways, else the peer's next datagram would open the flow the other way.
  *
  * kc_judge() writes nothing that opens a connection: both ends of a local hop
  * are judged before either entry is written by kc_commit().
@@ -154,7 +156,9 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 	ct = kc_ct_find(&k, &half);
 	if (!far && e->direction == KC_EGRESS) {
 		const __u16 hairpin = ct ? ct->flags & KC_CT_HAIRPIN : 0;
-		bool ask = !ct || half || ct->flags & KC_CT_ALIAS;
+		/* What answers a direct connection goes to no service. */
+		bool ask = !ct || ct->flags & (KC_CT_ALIAS | KC_CT_HAIRPIN) ||
+			   (half && !(p->flags & KC_PACKET_ANSWER));
 
 		if (ct && ct->flags & KC_CT_ALIAS && !hairpin) {
 			ct = kc_svc_follow(c, ct, &k, now, &half);
@@ -256,23 +260,53 @@ static __always_inline void kc_ct_count(__u32 endpoint, __s64 more)
 		bpf_map_update_elem(&kc_ct_count_v1, &endpoint, &more, BPF_ANY);
 }
 
-/* Take an alias along to another table: it is where its connection is. */
-static __always_inline void kc_ct_move_alias(struct kc_call *c, void *from,
-					     void *to,
-					     const struct kc_ct_key *k)
+/* The key of the alias of c->entry, in c->alias; whether it has one. */
+static __always_inline bool kc_ct_has_alias(struct kc_call *c,
+					    const struct kc_ct_key *k)
+{
+	if (!c->entry.nat_port)
+		return false;
+	kc_ct_alias_key(&c->alias, k, c->entry.nat_port, c->entry.nat);
+	return true;
+}
+
+/* Take the alias of c->entry along to kc_ct, and back. */
+static __always_inline void kc_ct_promote_alias(struct kc_call *c,
+						const struct kc_ct_key *k)
 {
 	struct kc_ct *found;
 
-	if (!c->entry.nat_port)
+	if (!kc_ct_has_alias(c, k))
 		return;
-	kc_ct_alias_key(&c->alias, k, c->entry.nat_port, c->entry.nat);
-	found = bpf_map_lookup_elem(from, &c->alias);
+	found = bpf_map_lookup_elem(&kc_ct_new_v1, &c->alias);
 	if (!found)
 		return;
 	/* Copied: what is in a map is used again by others. */
 	c->entry = *found;
-	if (!bpf_map_update_elem(to, &c->alias, &c->entry, BPF_ANY))
-		bpf_map_delete_elem(from, &c->alias);
+	if (!bpf_map_update_elem(&kc_ct_v1, &c->alias, &c->entry, BPF_ANY))
+		found->flags |= KC_CT_OPEN;
+}
+
+static __always_inline void kc_ct_demote_alias(struct kc_call *c,
+					       const struct kc_ct_key *k)
+{
+	struct kc_ct *found, *old;
+
+	if (!kc_ct_has_alias(c, k))
+		return;
+	old = bpf_map_lookup_elem(&kc_ct_new_v1, &c->alias);
+	if (old) {
+		old->flags &= ~KC_CT_OPEN;
+	} else {
+		found = bpf_map_lookup_elem(&kc_ct_v1, &c->alias);
+		if (!found)
+			return;
+		c->entry = *found;
+		if (bpf_map_update_elem(&kc_ct_new_v1, &c->alias, &c->entry,
+					BPF_ANY))
+			return;
+	}
+	bpf_map_delete_elem(&kc_ct_v1, &c->alias);
 }
 
 /* Returns KC_ALLOWED or the reason to drop. */
@@ -286,7 +320,7 @@ static __always_inline int kc_ct_promote(struct kc_call *c,
 	long error;
 
 	ct = bpf_map_lookup_elem(&kc_ct_new_v1, k);
-	if (!ct)
+	if (!ct || ct->flags & KC_CT_OPEN)
 		return KC_ALLOWED;	/* another CPU was quicker */
 	*entry = *ct;
 	entry->flags |= KC_CT_REPLIED;
@@ -298,33 +332,40 @@ static __always_inline int kc_ct_promote(struct kc_call *c,
 	error = bpf_map_update_elem(&kc_ct_v1, k, entry, BPF_NOEXIST);
 	if (error && error != -KC_EEXIST)
 		return entry->flags & KC_CT_OWN ? KC_ALLOWED : KC_DROP_CT_FULL;
+	ct->flags |= KC_CT_OPEN;
 	if (!error) {
 		kc_ct_count(endpoint, kc_ct_entries(entry));
-		kc_ct_move_alias(c, &kc_ct_new_v1, &kc_ct_v1, k);
+		kc_ct_promote_alias(c, k);
 	}
-	bpf_map_delete_elem(&kc_ct_new_v1, k);
 	return KC_ALLOWED;
 }
 
 static __always_inline void kc_ct_demote(struct kc_call *c,
 					 const struct kc_ct_key *k)
 {
-	struct kc_ct *ct = bpf_map_lookup_elem(&kc_ct_v1, k);
+	struct kc_ct *ct = bpf_map_lookup_elem(&kc_ct_v1, k), *old;
 	struct kc_ct *entry = &c->entry;
 	long error;
 
 	if (!ct)
 		return;
 	*entry = *ct;
-	/* What another CPU has opened anew meanwhile stays. */
-	error = bpf_map_update_elem(&kc_ct_new_v1, k, entry, BPF_NOEXIST);
-	if (error && error != -KC_EEXIST)
-		return;
+	old = bpf_map_lookup_elem(&kc_ct_new_v1, k);
+	if (old && old->flags & KC_CT_OPEN) {
+		old->last = entry->last;
+		old->flags = entry->flags;
+	} else {
+		/* What another CPU has opened anew meanwhile stays. */
+		error = bpf_map_update_elem(&kc_ct_new_v1, k, entry,
+					    BPF_NOEXIST);
+		if (error && error != -KC_EEXIST)
+			return;
+	}
 	/* If it is gone, another CPU or the sweep was quicker. */
 	if (bpf_map_delete_elem(&kc_ct_v1, k))
 		return;
 	kc_ct_count(k->endpoint, -kc_ct_entries(entry));
-	kc_ct_move_alias(c, &kc_ct_v1, &kc_ct_new_v1, k);
+	kc_ct_demote_alias(c, k);
 }
 
 /* The old one in kc_ct; its alias is replaced, or is led astray and expires. */

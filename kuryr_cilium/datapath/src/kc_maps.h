@@ -203,6 +203,7 @@ enum kc_ct_flag {
 	KC_CT_FIN_OUT = 1 << 7,
 	KC_CT_ALIAS = 1 << 8,		/* leads from a service to its backend */
 	KC_CT_HAIRPIN = 1 << 9,		/* to itself by a service: not judged */
+	KC_CT_OPEN = 1 << 10,		/* in kc_ct_new: it went to kc_ct */
 };
 
 /*

@@ -392,7 +392,9 @@ class TestDriver(DriverCase):
             for key, value in kept + gone:
                 libbpf.map_update(fds[maps.CONNECTIONS], key, value)
             half_open = entry(number, 1, 6, 61, 0)
-            libbpf.map_update(fds[maps.HALF_OPEN], *half_open)
+            behind = entry(number, 2, 17, 61, replied | layout.CtFlag.OPEN)
+            for key, value in half_open, behind:
+                libbpf.map_update(fds[maps.HALF_OPEN], key, value)
             libbpf.map_update(fds[maps.CONNECTION_COUNT],
                               layout.U32.pack(number), layout.U64.pack(77777))
             self.scene.node.run(driver.sweep)
@@ -400,8 +402,9 @@ class TestDriver(DriverCase):
                 fds[maps.CONNECTIONS])}
             self.assertEqual(set(), {key for key, _ in kept} - left)
             self.assertEqual(set(), {key for key, _ in gone} & left)
-            self.assertIsNone(libbpf.map_lookup(fds[maps.HALF_OPEN],
-                                                half_open[0]))
+            for key, _value in half_open, behind:
+                self.assertIsNone(libbpf.map_lookup(fds[maps.HALF_OPEN],
+                                                    key))
             # The stream's own is one more.
             self.assertEqual(6001, layout.U64.unpack(libbpf.map_lookup(
                 fds[maps.CONNECTION_COUNT], layout.U32.pack(number)))[0])

@@ -13,6 +13,7 @@
 """Connections: who opens them, who answers, when they end."""
 
 from kuryr_cilium.datapath.bpf import layout
+from kuryr_cilium.datapath.bpf import libbpf
 from tests.functional.datapath import bench
 from tests.functional.datapath import flows
 from tests.functional.datapath import packets as p
@@ -132,6 +133,36 @@ class TestTCP(flows.ConnectionCase):
         self.assertEqual(0, self.count())
         self.bench.age(61, HALF)
         self.tcp_out(SYN_ACK, Reason.NO_CONNECTION)
+
+    def clear(self, table):
+        fd = self.bench.fd(table)
+        rows = [bytes(key) for key, _ in libbpf.map_items(fd)]
+        for key in rows:
+            libbpf.map_delete(fd, key)
+        return len(rows)
+
+    def test_what_an_open_one_leaves_behind_is_nothing(self):
+        self.rules(DENY, ALLOW)
+        for opened in (self.open_out, self.udp_open_out):
+            opened()
+            self.assertEqual(1, self.clear('kc_ct'))
+            self.assertEqual({}, self.bench.connections(table=HALF))
+            self.tcp_in(ACK, Reason.NO_CONNECTION)
+            self.udp_in(Reason.POLICY_DENY)
+            self.assertEqual(1, self.clear(HALF))
+
+    def udp_open_out(self):
+        self.udp_out()
+        self.udp_in()
+        self.udp_out()
+
+    def test_closed_where_nothing_is_left_behind(self):
+        """It is the least recently used there, and so evicted."""
+        self.open_out()
+        self.assertEqual(1, self.clear(HALF))
+        self.tcp_in(RST)
+        self.assertEqual(Flag.REPLIED | Flag.CLOSING, self.only(HALF).flags)
+        self.assertEqual(0, self.count())
 
     def test_half_open_expires(self):
         self.tcp_out(SYN)

@@ -135,6 +135,20 @@ class TestTranslation(ServiceCase):
         out = self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, ACK))
         self.assertEqual(PEER[4], out.flow[1])
 
+    def test_closed_where_nothing_is_left_behind(self):
+        """Both entries are evicted where they began."""
+        self.service(VIP[4], backends=[(PEER[4], 8080)])
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80))
+        self.received(l4(PEER[4], A.v4, p.TCP, 8080, 4000, SYN_ACK))
+        for key, _ in list(libbpf.map_items(self.bench.fd(HALF))):
+            libbpf.map_delete(self.bench.fd(HALF), key)
+        self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, FIN))
+        self.received(l4(PEER[4], A.v4, p.TCP, 8080, 4000, FIN))
+        self.assertEqual({}, self.bench.connections())
+        self.assertEqual(0, self.count())
+        out = self.sent(l4(A.v4, VIP[4], p.TCP, 4000, 80, ACK))
+        self.assertEqual(PEER[4], out.flow[1])
+
     def count(self):
         return layout.U64.unpack(libbpf.map_lookup(
             self.bench.fd('kc_ct_count'), layout.U32.pack(A.number)))[0]
