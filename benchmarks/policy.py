@@ -27,7 +27,7 @@ import time
 from benchmarks import compile as compile_
 from benchmarks import lab
 
-ROUNDS = 40
+ROUNDS = 60
 #: On the node of the receiver, with it.
 ENDPOINTS = 200
 #: What a policy selects: name in the figures -> labels.
