@@ -52,8 +52,8 @@ SECONDS = 0.15
 PORT = 7000
 KINDS = ('rr', 'crr')
 #: Where client and server run. It is work that is compared, in time of the
-#: CPU: what else runs there meanwhile does not matter then. On one CPU: to wake
-#: another one is, in a virtual machine, as much work as all of the rest.
+#: CPU: what else runs there meanwhile does not matter then. Both on one: in a
+#: virtual machine it is as much work as all of the rest to wake another.
 CPU = 1
 SPREAD, BACKENDS = 100000, 10
 
