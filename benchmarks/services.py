@@ -15,7 +15,7 @@
 Two pods of a node of its own (namespaces) with the real driver: requests on
 one connection (rr) and with a connection each (crr), to a pod directly and by
 one of so many services, in turn. The same load through a router with the rules
-that kube-proxy writes. How soon a node knows of services: services_agent.py.
+of a real kube-proxy. How soon a node knows of services: services_agent.py.
 How connections spread: BPF_PROG_TEST_RUN of the programs.
 """
 
@@ -27,6 +27,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 from benchmarks import kubeproxy
@@ -175,18 +176,18 @@ def _figures(rates):
 def cluster(count, target):
     """So many services with three backends each.
 
-    :param target: (address, port) of all backends of the middle one.
-    :returns: them by id, and the address of the middle one.
+    :param target: (address, port) of all backends of every tenth.
+    :returns: them by id, and the addresses of these.
     """
-    found, address = {}, None
+    found, addresses = {}, []
     for number, service in enumerate(services_agent.cluster(count)):
-        if number == count // 2:
-            address = service.addresses[0]
+        if number % 10 == 5:
+            addresses.append(service.addresses[0])
             service = dataclasses.replace(service, ports=(
                 dataclasses.replace(service.ports[0], backends=(
                     lb.Backend(*target),)),))
         found[service.id] = service
-    return found, address
+    return found, addresses
 
 
 class Pods:
@@ -219,13 +220,14 @@ class Pods:
 
     def serve(self, count):
         """Have so many services in force."""
-        found, address = cluster(count, self._target)
+        found, addresses = cluster(count, self._target)
         refused = self._driver.serve(found, lb.Node('node'), frozenset())
         if refused:
             raise RuntimeError(str(refused))
         # The driver sweeps connections then, in this process.
         base.wait_until(_idle, 60, interval=0)
-        self.through = Path(self._client, address, 80, self._server)
+        self.through = Path(self._client, addresses[len(addresses) // 2], 80,
+                            self._server)
 
 
 class Router:
@@ -271,25 +273,27 @@ class Router:
         self._stack.close()
 
     def _rules(self, inside):
-        """Write the rules; the address that the client asks."""
+        """Have rules written; the address that the client asks."""
         target = self.ADDRESSES['s']
         if self._mode == 'plain':
             return target
-        found, address = cluster(COUNTS['5k'], (target, PORT))
-        services = [(
-            '%s:p80' % service.id, service.addresses[0],
-            service.ports[0].port, [
-                (backend.address, backend.port)
-                for backend in service.ports[0].backends])
-            for service in found.values()]
-        if self._mode == 'iptables':
-            command = 'iptables-legacy-restore',
-            text = kubeproxy.iptables(services)
-        else:
-            command = 'nft', '-f', '-'
-            text = kubeproxy.nftables(services, '10.60.1.1')
-        subprocess.run((*inside, *command), input=text, text=True, check=True)
-        return address
+        found, addresses = cluster(COUNTS['5k'], (target, PORT))
+        lab.say('kube-proxy writes its rules (%s)', self._mode)
+        with tempfile.NamedTemporaryFile('w') as stream:
+            json.dump([(
+                service.namespace, service.name, service.addresses[0],
+                service.ports[0].port, [
+                    (backend.address, backend.port)
+                    for backend in service.ports[0].backends])
+                for service in found.values()], stream)
+            stream.flush()
+            scene.run(*inside, 'ip', 'link', 'set', 'lo', 'up')
+            order = json.loads(scene.run(
+                *inside, sys.executable, '-m', 'benchmarks.kubeproxy',
+                self._mode, self.ADDRESSES['c'][:-1] + '1', stream.name))
+        # The one in the middle of the rules.
+        wanted = [address for address in order if address in set(addresses)]
+        return wanted[len(wanted) // 2]
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
-def _kube():
+def kube():
     """The multi-call binary that tools/lab builds."""
     path = os.path.join(_CACHE, 'bin', 'kube')
     if not os.path.exists(path):
@@ -89,9 +89,13 @@ def _die_with_parent():
 
 
 class KubeAPI:
-    """An API server with its etcd: nothing else of Kubernetes runs."""
+    """An API server with its etcd: nothing else of Kubernetes runs.
 
-    def __init__(self):
+    :param services: the addresses of services.
+    """
+
+    def __init__(self, services='10.96.0.0/16'):
+        self._services = services
         self.folder = tempfile.mkdtemp(prefix='kuryr-cilium-kube-', dir=_TMP)
         self._etcd_port = free_port()
         self._peer_port = free_port()
@@ -139,7 +143,7 @@ class KubeAPI:
             '--cert-dir', self._path('certs'),
             '--token-auth-file', self._path('tokens.csv'),
             '--authorization-mode=RBAC',
-            '--service-cluster-ip-range=10.96.0.0/16',
+            '--service-cluster-ip-range=' + self._services,
             '--service-account-issuer=https://kubernetes.default.svc',
             '--service-account-key-file', self._path('sa.key'),
             '--service-account-signing-key-file', self._path('sa.key'),
@@ -244,7 +248,7 @@ class KubeAPI:
     def _run(self, name, *arguments):
         with open(self._path(name + '.log'), 'ab') as log:
             return subprocess.Popen(
-                [_kube(), name, *arguments], stdin=subprocess.DEVNULL,
+                [kube(), name, *arguments], stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, preexec_fn=_die_with_parent,
                 env={'PATH': os.environ['PATH'], 'HOME': self.folder})
 
