@@ -319,11 +319,17 @@ def program_id(program: int) -> int:
     return _info(program, 'struct kc_prog_info *').id
 
 
+#: The packet comes as from a network card that has summed it up
+#: (CHECKSUM_COMPLETE); EBADMSG if the program leaves another sum.
+TEST_CHECKSUM_COMPLETE = 4
+
+
 def test_run(program: int, data: bytes, repeat: int = 1,
-             context: bytes = b'') -> TestRun:
+             context: bytes = b'', flags: int = 0) -> TestRun:
     """Run a program on a packet (BPF_PROG_TEST_RUN).
 
     :param context: bytes of a struct __sk_buff.
+    :param flags: 0 or TEST_CHECKSUM_COMPLETE.
     """
     room = ffi.new('char[]', len(data) + 256)
     data_in = ffi.from_buffer(data)
@@ -332,7 +338,8 @@ def test_run(program: int, data: bytes, repeat: int = 1,
     opts = ffi.new('struct bpf_test_run_opts *', {
         'sz': ffi.sizeof('struct bpf_test_run_opts'),
         'data_in': data_in, 'data_size_in': len(data),
-        'data_out': room, 'data_size_out': len(room), 'repeat': repeat})
+        'data_out': room, 'data_size_out': len(room), 'repeat': repeat,
+        'flags': flags})
     if context:
         opts.ctx_in, opts.ctx_size_in = context_in, len(context)
         opts.ctx_out, opts.ctx_size_out = context_out, len(context)

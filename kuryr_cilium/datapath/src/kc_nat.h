@@ -53,22 +53,31 @@ static __always_inline __u16 kc_sum_add(__u16 check, __u32 diff)
  * Write the addresses of the packet of this call into its frame, and its ports
  * if they follow. To write is to call a helper, so it is done once: in IPv4
  * from the word on in which the checksum is (diff is what it changes by).
+ *
+ * A network card may have summed up all of it (CHECKSUM_COMPLETE). In IPv4 the
+ * header's own checksum makes up for the addresses. In IPv6 nothing does: the
+ * helper that adds them to the checksum of the transport header takes them out
+ * of the card's sum too, as if they were no part of it. BPF_F_RECOMPUTE_CSUM
+ * puts in what is written; flags has it for ports if no checksum covers them.
  */
 static __always_inline long kc_store(struct __sk_buff *skb,
 				     const struct kc_packet *p, __u32 diff,
-				     bool ports)
+				     bool ports, __u64 flags)
 {
 	const __u32 at = ETH_HLEN + 8;
 	__u32 words[4];
 	__u16 *check;
 
 	_Static_assert(offsetof(struct iphdr, check) == 10 &&
-		       offsetof(struct ipv6hdr, saddr) == 8 &&
-		       offsetof(struct kc_packet, dport) == 34,
+		       offsetof(struct ipv6hdr, saddr) == 8,
 		       "as in the headers");
-	if (p->flags & KC_PACKET_V6)
-		return ports ? bpf_skb_store_bytes(skb, at, p->saddr, 36, 0) :
-			       bpf_skb_store_bytes(skb, at, p->saddr, 32, 0);
+	if (p->flags & KC_PACKET_V6) {
+		if (bpf_skb_store_bytes(skb, at, p->saddr, 32,
+					BPF_F_RECOMPUTE_CSUM))
+			return -1;
+		return ports ? bpf_skb_store_bytes(skb, at + 32, &p->sport, 4,
+						   flags) : 0;
+	}
 	if (kc_load(skb, at, words, 1))
 		return -1;
 	check = (__u16 *)words + 1;
@@ -76,7 +85,7 @@ static __always_inline long kc_store(struct __sk_buff *skb,
 	__builtin_memcpy(&words[1], p->saddr + 12, 4);
 	__builtin_memcpy(&words[2], p->daddr + 12, 4);
 	__builtin_memcpy(&words[3], &p->sport, 4);
-	return ports ? bpf_skb_store_bytes(skb, at, words, 16, 0) :
+	return ports ? bpf_skb_store_bytes(skb, at, words, 16, flags) :
 		       bpf_skb_store_bytes(skb, at, words, 12, 0);
 }
 
@@ -88,10 +97,12 @@ static __always_inline long kc_store(struct __sk_buff *skb,
 __noinline int kc_rewrite(struct __sk_buff *skb, bool source)
 {
 	struct kc_call *c = kc_this_call();
-	__u32 sum, sum_at, flags, diff;
 	const struct kc_nat *to;
+	__u32 sum, sum_at, diff;
 	struct kc_packet *p;
 	bool v6, ports;
+	__u16 check;
+	__u64 flags;
 	__be16 *port;
 	__u8 *addr;
 
@@ -110,7 +121,14 @@ __noinline int kc_rewrite(struct __sk_buff *skb, bool source)
 		return KC_DROP_INTERNAL;
 	sum_at = p->frag & KC_IP_OFFSET ? 0 : kc_sum_at(p->proto);
 	sum = p->l4 + sum_at;
-	flags = p->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	flags = 0;
+	if (p->proto == IPPROTO_UDP && sum_at) {
+		flags = BPF_F_MARK_MANGLED_0;
+		if (bpf_skb_load_bytes(skb, sum, &check, 2))
+			return KC_DROP_INTERNAL;
+		if (!check)
+			sum_at = 0;	/* none (RFC 768) */
+	}
 	diff = kc_sum_diff(addr, to->addr);
 	if (sum_at && (bpf_l4_csum_replace(skb, sum, 0, diff,
 					   flags | BPF_F_PSEUDO_HDR) ||
@@ -119,14 +137,15 @@ __noinline int kc_rewrite(struct __sk_buff *skb, bool source)
 		return KC_DROP_INTERNAL;
 	kc_copy16(addr, to->addr);
 	*port = to->port;
+	flags = sum_at ? 0 : BPF_F_RECOMPUTE_CSUM;
 	if (p->l4 != ETH_HLEN + (v6 ? sizeof(struct ipv6hdr) :
 				      sizeof(struct iphdr)) && ports) {
 		if (bpf_skb_store_bytes(skb, p->l4 + (source ? 0 : 2),
-					&to->port, 2, 0))
+					&to->port, 2, flags))
 			return KC_DROP_INTERNAL;
 		ports = false;
 	}
-	if (kc_store(skb, p, diff, ports))
+	if (kc_store(skb, p, diff, ports, flags))
 		return KC_DROP_INTERNAL;
 	if (source)
 		return 0;
@@ -177,9 +196,11 @@ __noinline int kc_rewrite_error(struct __sk_buff *skb, bool source)
 					     offsetof(struct iphdr, check), 0,
 					     diff, 0))
 			return KC_DROP_INTERNAL;
+		/* See kc_store(). */
 		if (v6 ? bpf_skb_store_bytes(skb, ETH_HLEN +
 					     kc_address_at(true, source),
-					     to->addr, 16, 0) :
+					     to->addr, 16,
+					     BPF_F_RECOMPUTE_CSUM) :
 			 bpf_skb_store_bytes(skb, ETH_HLEN +
 					     kc_address_at(false, source),
 					     to->addr + 12, 4, 0))

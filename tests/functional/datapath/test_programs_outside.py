@@ -188,6 +188,7 @@ class TestWhichPackets(uplinks.UplinkCase):
         self.assertEqual({}, self.bench.drops())
 
     def test_nobody_is_ready(self):
+        self.bench.summed = False
         for version in FAMILIES:
             for protocol in PROTOCOLS:
                 self.service(VIP[version], protocol=protocol)

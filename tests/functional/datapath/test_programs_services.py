@@ -541,6 +541,10 @@ class TestHairpin(ServiceCase):
 
 class TestRefusal(ServiceCase):
 
+    def setUp(self):
+        super().setUp()
+        self.bench.summed = False
+
     def test_reset(self):
         for version in FAMILIES:
             mine, vip = A.address(version), VIP[version]
