@@ -95,7 +95,7 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
     def is_over(key, value):
         endpoint, protocol = _KEY.unpack_from(key)
         idle = time.monotonic_ns() - _LAST.unpack_from(value)[0]
-        flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
+        flags = _flags(value)
         if not alive(endpoint):
             return True
         if flags & layout.CtFlag.OPEN:
@@ -121,18 +121,20 @@ def sweep(maps: maps_.Maps, alive: Callable[[int], bool],
     return Swept(counts.total(), removed)
 
 
+def _flags(value):
+    return _FLAGS.unpack_from(value, _FLAGS_AT)[0]
+
+
 def _astray(maps, key, value):
     """Whether the connection that an alias leads to is gone."""
-    flags = _FLAGS.unpack_from(value, _FLAGS_AT)[0]
-    if flags & layout.CtFlag.HAIRPIN:
+    if _flags(value) & layout.CtFlag.HAIRPIN:
         return False    # they are few, and recycled
     alias, entry = layout.CtKey.unpack(key), layout.Ct.unpack(value)
     main = alias._replace(rport=entry.nat_port, raddr=entry.nat).pack()
     return not any(
-        found and not _FLAGS.unpack_from(
-            found, _FLAGS_AT)[0] & layout.CtFlag.OPEN
-        for found in (libbpf.map_lookup(maps.fd(table), main) for table in (
-            maps_.CONNECTIONS, maps_.HALF_OPEN)))
+        found and not _flags(found) & layout.CtFlag.OPEN for found in (
+            libbpf.map_lookup(maps.fd(table), main) for table in (
+                maps_.CONNECTIONS, maps_.HALF_OPEN)))
 
 
 def _is_lost(key, value, lost):

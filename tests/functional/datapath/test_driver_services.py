@@ -14,7 +14,10 @@
 
 import select
 import socket
+from unittest import mock
 
+from kuryr_cilium.datapath.bpf import outside
+from kuryr_cilium.datapath.bpf import services
 from kuryr_cilium.lb import model
 from tests.functional.datapath import paths
 
@@ -82,3 +85,18 @@ class TestRestart(paths.PathCase):
         left = [port for port in PORTS if port != gone]
         self.serve(self.driver, left)
         self.assertIn(self.backend(4), left)
+
+
+class TestSweep(paths.PathCase):
+
+    def test_what_a_failed_one_left_out_is_looked_at_again(self):
+        with mock.patch.object(services.Services, 'lost',
+                               lambda self: lambda *flow: False), \
+                mock.patch.object(services.Services, 'lost_again',
+                                  autospec=True) as again:
+            self.scene.node.run(self.driver.sweep)
+            again.assert_not_called()
+            with mock.patch.object(outside, 'sweep', side_effect=OSError):
+                self.assertRaises(OSError, self.scene.node.run,
+                                  self.driver.sweep)
+            again.assert_called_with(self.driver._services)
