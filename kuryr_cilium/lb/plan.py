@@ -18,7 +18,8 @@ led to any more goes after the packets in flight. So a packet finds the whole
 of one set, the former or the new one. In the same way source ranges are there
 before the row that asks for them. While they change, those that are allowed
 come first and those that are not go last: who may ask before and after is let
-in all the time.
+in all the time. An address that becomes a service's comes after clients have
+forgotten which of its backends they had by affinity, and have no more.
 """
 
 import collections
@@ -75,11 +76,13 @@ class Plan:
         unless a longer one says otherwise; in an order of their own.
     :ivar addresses: rows that are new or different.
     :ivar gone: addresses that are nobody's any more.
+    :ivar forget: (Row.service, address, port): targets that clients may
+        have by affinity, and may have no more; after the packets in flight.
+    :ivar late: rows of new addresses, by which clients would get such
+        targets until they are forgotten.
     :ivar unused: (number, count) of sets to delete, after the packets in
         flight.
     :ivar open: keys of ranges to delete, then too.
-    :ivar forget: (Row.service, address, port): targets that clients may
-        have by affinity, and may have no more.
     :ivar lost: whether UDP flows have lost their backends: ask Table.alive().
     """
 
@@ -87,9 +90,10 @@ class Plan:
     ranges: Mapping[tuple[int, str], bool]
     addresses: Mapping[frontends.Key, Row]
     gone: tuple[frontends.Key, ...]
+    forget: frozenset[tuple[int, str, int]]
+    late: Mapping[frontends.Key, Row]
     unused: tuple[tuple[int, int], ...]
     open: tuple[tuple[int, str], ...]
-    forget: frozenset[tuple[int, str, int]]
     lost: bool
 
 
@@ -204,7 +208,8 @@ class Table:
         forget: set[tuple[int, str, int]] = set()
         made = {name: self._frontends_of(service)
                 for name, service in changed.items()}
-        self._take_over(made)
+        # Numbers under which clients may have targets that must be forgotten.
+        stale = self._take_over(made)
         for name, service in changed.items():
             before = self._frontends.get(name, ())
             had = self._had(name, before)
@@ -214,7 +219,9 @@ class Table:
                        in had - self._had(name, now)}
         ranges, unused = self._restrict(
             sorted({*self._refused.values(), *changed}), touched)
-        plan = self._turn(touched, frozenset(forget), ranges, unused)
+        stale |= {number for number, _, _ in forget}
+        plan = self._turn(touched, frozenset(forget), stale, ranges, unused)
+        self._known = {}
         for name in changed:
             self._forget_numbers(name)
         return plan
@@ -242,7 +249,10 @@ class Table:
 
         A number that two want, or two of which one wants, may have been
         another service's.
+
+        :returns: these.
         """
+        taken = set()
         wanted, wanting = (collections.defaultdict(set) for _ in range(2))
         if self._known:
             for name, items in made.items():
@@ -256,7 +266,8 @@ class Table:
             if len(numbers) == len(wanting[number]) == 1:
                 self._numbers.setdefault(name, {})[group] = number
                 self._names[number] = name
-        self._known = {}
+                taken.add(number)
+        return taken
 
     def _claim(self, name, service, items, touched):
         for item in self._frontends.pop(name, ()):
@@ -313,9 +324,9 @@ class Table:
         self._ranged -= len(unused)
         return {**allowed, **denied}, tuple(unused)
 
-    def _turn(self, touched, forget, ranges, unused):
+    def _turn(self, touched, forget, stale, ranges, unused):
         backends, addresses, gone, released = {}, {}, [], []
-        lost = False
+        lost, new, waiting = False, set(), set()
         # What is in force comes before what is new, if there is little room.
         # The ports of an address come before what refuses all others, and go
         # after it.
@@ -348,11 +359,20 @@ class Table:
             self._targets[key] = item.targets
             self._uses[item.targets] += 1
             row = Row(number, len(item.targets), service, item.affinity)
-            if self._rows.get(key) != row:
-                self._rows[key] = addresses[key] = row
+            former = self._rows.get(key)
+            if former == row:
+                continue
+            self._rows[key] = addresses[key] = row
+            if service != (former.service if former else
+                           self._known.get(key)):
+                new.add(key)
+                if row.affinity and service in stale:
+                    waiting.add(key.address)
+        late = {key: addresses.pop(key) for key in list(addresses)
+                if key.address in waiting and key in new}
         gone.sort(key=lambda key: key.port)
-        return Plan(backends, ranges, addresses, tuple(gone),
-                    tuple(self._unused(released)), unused, forget, lost)
+        return Plan(backends, ranges, addresses, tuple(gone), forget, late,
+                    tuple(self._unused(released)), unused, lost)
 
     def _set(self, item, backends):
         """Number of a set; None if there is no room for it."""

@@ -182,16 +182,17 @@ class Services:
         self._write(RANGES, [
             (service_rows.SourceKey(*key).pack(), layout.U32.pack(allowed))
             for key, allowed in planned.ranges.items()])
-        self._write(ADDRESSES, [
-            (_key(key), service_rows.Svc(*row).pack())
-            for key, row in planned.addresses.items()])
+        self._write_addresses(planned.addresses)
         self._delete(ADDRESSES, [_key(key) for key in planned.gone])
         if anew:
-            self._purge()
+            self._purge(planned.late)
         elif planned.unused or planned.open or planned.forget:
             writer_.wait_for_packets()
             if planned.forget:
                 self._forget(lambda target, mac: target in planned.forget)
+            if planned.late:
+                self._write_addresses(planned.late)
+                writer_.wait_for_packets()
             self._delete(RANGES, [service_rows.SourceKey(*key).pack()
                                   for key in planned.open])
             self._delete(BACKENDS, [
@@ -201,6 +202,10 @@ class Services:
         if anew or planned.lost:
             with self._lock:
                 self._lost = True
+
+    def _write_addresses(self, rows):
+        self._write(ADDRESSES, [(_key(key), service_rows.Svc(*row).pack())
+                                for key, row in rows.items()])
 
     def _forget(self, lost):
         """Let clients that have a lost target by affinity choose again.
@@ -242,8 +247,11 @@ class Services:
              service_rows.Backend(address, 0, None, 0).pack())
             for address in self._themselves])
 
-    def _purge(self):
-        """Delete what an earlier process has left."""
+    def _purge(self, late):
+        """Delete what an earlier process has left.
+
+        :param late: rows to write as soon as clients have forgotten.
+        """
         rows = {*map(_key, self._table.rows), *map(_node_key, self._nodes)}
         # What refuses other ports goes before the ports, as in a plan.
         self._delete(ADDRESSES, sorted((
@@ -254,6 +262,7 @@ class Services:
         held = self._table.held()
         self._forget(lambda target, mac: target not in held or mac not in (
             None, held[target]))
+        self._write_addresses(late)
         self._purge_backends(self._table.sets)
         ranges = self._table.ranges
         self._purge_ranges(lambda key: key in ranges)

@@ -41,6 +41,7 @@ class Maps:
         self.addresses = {}
         self.backends = {}
         self.ranges = {}
+        self.affine = set()  # what clients may have, as in Plan.forget
         self._meant = {}    # number -> targets that it was first used for
         self._services = {}
 
@@ -82,8 +83,17 @@ class Maps:
                                                       else 1]]
         former = {question: self.answer(*question) for question in questions}
         wanted = {question: final.answer(*question) for question in questions}
+        keys = {key for key, _ in questions}
+        reached = {key: self.reaches(key) | final.reaches(key)
+                   for key in keys}
+        for key in keys:
+            # Nobody has by affinity what is not led to.
+            assert final.leads_to(key) in ((), None) or final.reaches(
+                key) == {target[:2] for target in final.leads_to(key)}, key
         for work in self._writes(planned):
             work()
+            for key in keys:
+                assert self.reaches(key) <= reached[key], key
             for question in questions:
                 # A KeyError: a packet finds a part of a set.
                 assert self.answer(*question) in (
@@ -95,6 +105,20 @@ class Maps:
             assert row.backends or not row.count
             assert row.backends != plan.SILENT or not row.count
 
+    def reaches(self, key):
+        """All that clients get, by affinity too; they remember it."""
+        targets = self.leads_to(key)
+        if not targets:
+            return {targets}
+        row = self.addresses[key]
+        found = {(target.address, target.port) for target in targets}
+        if row.affinity:
+            version = frontends.family(targets[0].address)
+            found |= {had[1:] for had in self.affine if had[0] == row.service
+                      and frontends.family(had[1]) == version}
+            self.affine |= {(row.service, *target) for target in found}
+        return found
+
     def _writes(self, planned):
         for key, target in planned.backends.items():
             yield lambda: self.backends.update({key: target})
@@ -104,6 +128,9 @@ class Maps:
             yield lambda: self.addresses.update({key: row})
         for key in planned.gone:
             yield lambda: self.addresses.pop(key)
+        yield lambda: self.affine.difference_update(planned.forget)
+        for key, row in planned.late.items():
+            yield lambda: self.addresses.update({key: row})
         for key in planned.open:
             yield lambda: self.ranges.pop(key)
         for number, count in planned.unused:
@@ -362,6 +389,31 @@ class TestTable(PlanCase):
                 model.Backend('10.1.0.1', 80, mac='02:00:00:00:00:01'),)),),
             100)})
         self.assertEqual({(number, '10.1.0.1', 80)}, planned.forget)
+
+    def test_a_new_address_waits_until_clients_have_forgotten(self):
+        def late(backend, affinity=100, **more):
+            return {key.address for key in self.update({'a': service(
+                'a', [(backend, 80)], affinity=affinity, **more)}).late}
+
+        more = {'external': ('198.51.100.1',)}
+        late('10.0.0.1')
+        self.assertEqual({'198.51.100.1'}, late('10.0.0.2', **more))
+        late('10.0.0.2')
+        # Nobody has to forget anything, or could have anything.
+        self.assertEqual(set(), late('10.0.0.2', **more))
+        late('10.0.0.2', 0)
+        self.assertEqual(set(), late('10.0.0.3', 0, **more))
+
+    def test_a_new_address_after_a_restart(self):
+        new = frontends.Key('198.51.100.1', 80, TCP)
+        for affinity, late in ((0, set()), (100, {new})):
+            again = plan.Table(NODE, ZONE, itertools.count(50).__next__,
+                               known={KEY: 7})
+            planned = again.update({'n1/a': service(
+                'a', [('10.0.0.1', 80)], affinity=affinity,
+                external=('198.51.100.1',))})
+            self.assertEqual(late, set(planned.late))
+            self.assertEqual(7, again.rows[new].service)
 
     def test_what_drains_keeps_its_flows(self):
         drains = model.Backend('10.0.0.1', 53, draining=True)
