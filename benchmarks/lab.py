@@ -58,7 +58,7 @@ def loadgen():
     if (not binary.exists()
             or binary.stat().st_mtime < source.stat().st_mtime):
         command('gcc', '-Wall', '-Wextra', '-Werror', '-O2', '-static',
-                '-pthread', '-o', str(binary), str(source))
+                '-o', str(binary), str(source))
     return str(binary)
 
 

@@ -10,19 +10,19 @@
  * rr: transactions a second of one byte each way on one connection; crr: the
  * same with a connection each; stream: Mbit/s as the receiver counted.
  *
- * Build: gcc -Wall -Wextra -Werror -O2 -static -pthread -o loadgen loadgen.c
+ * Build: gcc -Wall -Wextra -Werror -O2 -static -o loadgen loadgen.c
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,56 +49,67 @@ static double now(void)
 	return read_clock(CLOCK_MONOTONIC);
 }
 
-/* The client's first byte says what it wants: 's' is a stream. */
-static void *serve(void *arg)
-{
-	static __thread char buffer[1 << 17];
-	int fd = (int)(intptr_t)arg;
-	uint64_t total = 0;
-	ssize_t n;
-	char op;
+/* What is known of a connection of the server. */
+static struct {
+	char op;		/* the client's first byte; 's' is a stream */
+	uint64_t total;
+} served[1 << 20];
 
-	if (recv(fd, &op, 1, 0) != 1)
-		goto out;
-	if (op == 's') {
-		while ((n = recv(fd, buffer, sizeof(buffer), 0)) > 0)
-			total += n;
-		send(fd, &total, sizeof(total), MSG_NOSIGNAL);
-		goto out;
+/* One read of a connection that has something to read. */
+static void serve(int fd)
+{
+	static char buffer[1 << 17];
+	ssize_t n = recv(fd, buffer, served[fd].op == 's' ? sizeof(buffer) : 1,
+			 MSG_DONTWAIT);
+
+	if (n > 0) {
+		if (!served[fd].op)
+			served[fd].op = buffer[0];
+		served[fd].total += n;
+		if (served[fd].op == 's' || send(fd, buffer, 1, MSG_NOSIGNAL) == 1)
+			return;
+	} else if (!n && served[fd].op == 's') {
+		send(fd, &served[fd].total, sizeof(served[fd].total),
+		     MSG_NOSIGNAL);
+	} else if (n < 0 && errno == EAGAIN) {
+		return;
 	}
-	do {
-		if (send(fd, &op, 1, MSG_NOSIGNAL) != 1)
-			break;
-	} while (recv(fd, &op, 1, 0) == 1);
-out:
 	close(fd);
-	return NULL;
 }
 
+/* All connections in one thread: to make one for each is more than to serve. */
 static void server(int port)
 {
 	struct sockaddr_in6 any = {
 		.sin6_family = AF_INET6,
 		.sin6_port = htons(port),
 	};
-	int fd = socket(AF_INET6, SOCK_STREAM, 0), one = 1, client;
-	pthread_attr_t attr;
-	pthread_t thread;
+	int fd = socket(AF_INET6, SOCK_STREAM, 0), one = 1, ready = epoll_create1(0);
+	struct epoll_event event = { .events = EPOLLIN, .data.fd = fd }, found[64];
 
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, (struct sockaddr *)&any, sizeof(any)) || listen(fd, 1024))
+	if (bind(fd, (struct sockaddr *)&any, sizeof(any)) || listen(fd, 1024) ||
+	    epoll_ctl(ready, EPOLL_CTL_ADD, fd, &event))
 		die("listen");
 	puts("ready");
 	fflush(stdout);
 	for (;;) {
-		client = accept(fd, NULL, NULL);
-		if (client < 0)
-			continue;
-		setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-		if (pthread_create(&thread, &attr, serve, (void *)(intptr_t)client))
-			close(client);
+		int count = epoll_wait(ready, found, 64, -1);
+
+		for (int i = 0; i < count; i++) {
+			if (found[i].data.fd != fd) {
+				serve(found[i].data.fd);
+				continue;
+			}
+			event.data.fd = accept(fd, NULL, NULL);
+			if (event.data.fd < 0)
+				continue;
+			memset(&served[event.data.fd], 0, sizeof(served[0]));
+			setsockopt(event.data.fd, IPPROTO_TCP, TCP_NODELAY, &one,
+				   sizeof(one));
+			if (epoll_ctl(ready, EPOLL_CTL_ADD, event.data.fd, &event))
+				die("epoll");
+		}
 	}
 }
 
