@@ -14,9 +14,10 @@
 
 Two pods of a node of its own (namespaces) with the real driver: requests on
 one connection (rr) and with a connection each (crr), to a pod directly and by
-one of so many services, in turn. The same load through a router with the rules
-of a real kube-proxy. How soon a node knows of services: services_agent.py.
-How connections spread: BPF_PROG_TEST_RUN of the programs.
+one of so many services, in turn, led when it connects; and (link) by one with
+affinity, whose packets are translated on the pod's link. The same load through
+a router with the rules of a real kube-proxy. How soon a node knows of them:
+services_agent.py. How connections spread: BPF_PROG_TEST_RUN.
 """
 
 import collections
@@ -131,8 +132,9 @@ def load():
         for number in range(ROUNDS):
             for name, count in COUNTS.items():
                 pods.serve(count)
-                ways = [('direct', pods.direct), ('service', pods.through),
-                        *(routers.items() if name == '5k' else ())]
+                ways = [('direct', pods.direct), ('service', pods.through)]
+                if name == '5k':
+                    ways += [('link', pods.by_link), *routers.items()]
                 for kind in KINDS:
                     for turn in range(TURNS):
                         for way, path in ways[::-1 if turn % 2 else 1]:
@@ -160,6 +162,9 @@ def _figures(rates):
         figures['svc_%s_ratio' % name] = min(found.values())
         for kind, value in found.items():
             figures['svc_%s_ratio_%s' % (name, kind)] = value
+    for kind in KINDS:
+        figures['svc_5k_link_ratio_' + kind] = ratio('5k', 'link', 'direct',
+                                                     kind)
     for mode in ('iptables', 'nftables'):
         for kind in KINDS:
             figures['svc_5k_to_%s_%s' % (mode, kind)] = ratio(
@@ -176,18 +181,22 @@ def _figures(rates):
 def cluster(count, target):
     """So many services with three backends each.
 
-    :param target: (address, port) of all backends of every tenth.
-    :returns: them by id, and the addresses of these.
+    :param target: (address, port) of all backends of every tenth; the one
+        after it has the same, and affinity.
+    :returns: them by id, and the addresses of these and of those.
     """
-    found, addresses = {}, []
+    found = {}
+    addresses, with_affinity = [], []
     for number, service in enumerate(services_agent.cluster(count)):
-        if number % 10 == 5:
-            addresses.append(service.addresses[0])
+        if number % 10 in (5, 6):
+            (with_affinity if number % 2 == 0 else addresses).append(
+                service.addresses[0])
             service = dataclasses.replace(service, ports=(
                 dataclasses.replace(service.ports[0], backends=(
-                    lb.Backend(*target),)),))
+                    lb.Backend(*target),)),),
+                affinity=10800 if number % 2 == 0 else 0)
         found[service.id] = service
-    return found, addresses
+    return found, addresses, with_affinity
 
 
 class Pods:
@@ -220,14 +229,15 @@ class Pods:
 
     def serve(self, count):
         """Have so many services in force."""
-        found, addresses = cluster(count, self._target)
+        found, *addresses = cluster(count, self._target)
         refused = self._driver.serve(found, lb.Node('node'), frozenset())
         if refused:
             raise RuntimeError(str(refused))
         # The driver sweeps connections then, in this process.
         base.wait_until(_idle, 60, interval=0)
-        self.through = Path(self._client, addresses[len(addresses) // 2], 80,
-                            self._server)
+        self.through, self.by_link = (
+            Path(self._client, ways[len(ways) // 2], 80, self._server)
+            for ways in addresses)
 
 
 class Router:
@@ -277,7 +287,7 @@ class Router:
         target = self.ADDRESSES['s']
         if self._mode == 'plain':
             return target
-        found, addresses = cluster(COUNTS['5k'], (target, PORT))
+        found, addresses, _ = cluster(COUNTS['5k'], (target, PORT))
         lab.say('kube-proxy writes its rules (%s)', self._mode)
         with tempfile.NamedTemporaryFile('w') as stream:
             json.dump([(

@@ -382,4 +382,4 @@ def _attachment(record, vif, links):
     return datapath_driver.Attachment(
         vif_id=vif.id, uid=record.uid, kc=links.kc, kq=links.kq,
         mac=vif.address.lower(), addresses=kc_vif.addresses(vif),
-        network_id=vif.network.id)
+        network_id=vif.network.id, netns=record.netns)

@@ -33,6 +33,14 @@ OPTS = [
              'send to services, and what comes to services from outside. '
              'Switched off, both are left to kube-proxy; what pods send to '
              'services is still served here.'),
+    cfg.BoolOpt(
+        'pod_sockets', default=True,
+        help='Lead a TCP connection of a pod to a backend when it is made, '
+             'as the node\'s own, so that its packets need no translation. '
+             'Switched off, each packet is translated on the pod\'s link: '
+             'for pods in which somebody else goes by the addresses of '
+             'services, as the sidecars of a service mesh do. Without '
+             'replace_kube_proxy it is off.'),
     cfg.ListOpt(
         'uplinks', default=[],
         help='Names of the devices by which packets for services come from '

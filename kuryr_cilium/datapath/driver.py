@@ -37,6 +37,8 @@ class Attachment:
     :ivar addresses: the pod's canonical addresses, at most 8.
     :ivar network_id: id of the Neutron network.
     :ivar gateway_macs: MAC addresses of the network's gateways, if known.
+    :ivar netns: path of the pod's network namespace, if known: connections
+        that its sockets ask of services are led to backends at once.
     """
 
     vif_id: str
@@ -47,6 +49,7 @@ class Attachment:
     addresses: tuple[str, ...]
     network_id: str
     gateway_macs: tuple[str, ...] = ()
+    netns: str = ''
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import socket
 import threading
 from typing import Any
 from typing import Callable
@@ -30,6 +31,7 @@ from kuryr_cilium import exceptions
 
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xb703
+_SO_NETNS_COOKIE = 71
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -92,3 +94,13 @@ def run(path: str, function: Callable, *args) -> Any:
     if 'error' in outcome:
         raise outcome['error']
     return outcome['value']
+
+
+def cookie() -> int:
+    """The kernel's number of the calling thread's network namespace.
+
+    It is never another one's (SO_NETNS_COOKIE, socket(7)).
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        found = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    return int.from_bytes(found, 'little')

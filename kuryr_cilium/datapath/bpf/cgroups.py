@@ -9,17 +9,16 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Programs at the node's cgroup: services for what the node itself asks.
+"""Programs at the node's cgroup: services for what sockets ask.
 
 The links are pinned, so that they hold while no agent does. The programs
-leave alone what is not of the network namespace that kc_meta names: several
-nodes may share a kernel, and pods are served on their own links.
+leave alone what is not of a network namespace in kc_netns: several nodes may
+share a kernel.
 """
 
 import contextlib
 import os
 import pathlib
-import socket
 from typing import Mapping, Optional
 
 from kuryr_cilium.datapath.bpf import libbpf
@@ -41,14 +40,6 @@ HOOKS = {
 
 #: Where this process sees what is mounted.
 MOUNTS = pathlib.Path('/proc/self/mountinfo')
-_SO_NETNS_COOKIE = 71
-
-
-def netns_cookie() -> int:
-    """The kernel's number of the calling thread's network namespace."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        found = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-    return int.from_bytes(found, 'little')
 
 
 def find_root(mountinfo: str) -> Optional[str]:

@@ -310,6 +310,7 @@ class BPFDriver(driver.Driver):
     def sweep(self) -> None:
         if self._view is not None:
             self._addresses.purge()
+            self._sockets.purge()
             with self._writer.lock:
                 for vif_id in self._links.known() - self._locals.keys():
                     LOG.warning('Links of %s belong to no interface: removed',
@@ -357,6 +358,8 @@ class BPFDriver(driver.Driver):
             attachment.gateway_macs, active)
         self._names.add_endpoint(number, attachment.uid)
         self._addresses.set_pod(attachment.vif_id, attachment.addresses)
+        if self._services_conf.pod_sockets:
+            self._sockets.set_pod(attachment.vif_id, attachment.netns)
 
     def _network(self, network_id):
         """This process's number of a network."""
@@ -370,6 +373,7 @@ class BPFDriver(driver.Driver):
         """Leave an interface to the next plan, which deletes its rows."""
         self._attachments.pop(vif_id, None)
         self._addresses.set_pod(vif_id, ())
+        self._sockets.set_pod(vif_id, '')
         local = self._locals.pop(vif_id, None)
         if local is not None:
             self._forget_devices(links.Devices(local.kc, local.kq))

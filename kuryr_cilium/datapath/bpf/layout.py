@@ -109,7 +109,6 @@ class Meta(enum.IntEnum):
     EVENT_RATE = 7
     NEXT_BACKENDS = 8
     NODE_PORTS = 9
-    HOST_NETNS = 10
 
 
 class EndpointFlag(enum.IntFlag):
@@ -418,6 +417,7 @@ class Ct(NamedTuple):
 
     :ivar nat: the service's address as the pod knows it, of an alias the
         backend's; '::' if there is none.
+    :ivar asked_port: of nat, if nothing is replaced: the socket asked it.
     """
 
     last: int
@@ -429,7 +429,7 @@ class Ct(NamedTuple):
     rule_id: int
     flags: int
     direction: int
-    proxy_port: int = 0
+    asked_port: int = 0
     nat_port: int = 0
     nat: str = '::'
 

@@ -9,7 +9,11 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""The node's own sockets: what they asked of services, and what ends with it.
+"""Sockets: whose are led to services' backends, and what ends with them.
+
+A connection by TCP is led when it is made, the node's own and those of its
+pods; a pod's datagrams are served on its link. What TCP asked is kept with the
+socket, in kc_led.
 
 Datagrams to a service go where the socket's earlier ones went, until that
 backend is lost. A connected UDP socket can't be led elsewhere: it is ended,
@@ -17,6 +21,7 @@ so that whoever has it connects again.
 """
 
 import collections
+import contextlib
 import enum
 import errno
 import struct
@@ -29,11 +34,14 @@ from kuryr_cilium.datapath.bpf import cgroups
 from kuryr_cilium.datapath.bpf import layout
 from kuryr_cilium.datapath.bpf import libbpf
 from kuryr_cilium.datapath.bpf import maps as maps_
+from kuryr_cilium import exceptions
+from kuryr_cilium.linux import netns as linux_netns
 from kuryr_cilium.linux import sockdiag
 
 LOG = logging.getLogger(__name__)
 
 SOCKETS = 'kc_sock'
+NAMESPACES = 'kc_netns'
 
 _UDP = 17
 
@@ -43,6 +51,13 @@ class Way(enum.IntEnum):
 
     FROM = 0
     TO = 1
+
+
+class Whose(enum.IntEnum):
+    """enum kc_netns: whose the sockets of a network namespace are."""
+
+    NODE = 1
+    POD = 2
 
 
 class Key(NamedTuple):
@@ -88,7 +103,7 @@ class Name(NamedTuple):
 
 
 class Sockets:
-    """The sockets of the network namespace that it was made in.
+    """The sockets of this node, and of its pods. Safe for threads.
 
     :param folder: in a BPF file system, for the links.
     :param programs: file descriptors by name.
@@ -101,22 +116,51 @@ class Sockets:
         self._diag = sockdiag.SockDiag()
         self._lock = threading.Lock()
         self._told = False
+        self._node = linux_netns.cookie()
+        # Id of a VIF -> cookie of its pod's network namespace.
+        self._pods: dict[str, int] = {}
 
     def serve(self, cgroup_dir: str) -> None:
-        """Serve them at the node's cgroup.
+        """Lead them, at the node's cgroup.
 
         :param cgroup_dir: its folder; '' to look for it.
         :raises: exceptions.DatapathError
         """
         with libbpf.closing(cgroups.open_root(cgroup_dir)) as cgroup:
-            self._maps.set_meta(layout.Meta.HOST_NETNS,
-                                cgroups.netns_cookie())
+            self._write(self._node, Whose.NODE)
             self._cgroups.attach(cgroup)
 
     def leave(self) -> None:
         """Leave them to others. Idempotent."""
-        self._maps.set_meta(layout.Meta.HOST_NETNS, 0)
         self._cgroups.detach()
+
+    def set_pod(self, vif_id: str, netns: str) -> None:
+        """Lead connections of a pod's sockets.
+
+        :param netns: path of its network namespace; '': leave them alone.
+        :raises: exceptions.DatapathError
+        """
+        cookie = None
+        if netns:
+            # Where it is gone there is nobody to lead.
+            with contextlib.suppress(exceptions.NetnsGone):
+                cookie = linux_netns.run(netns, linux_netns.cookie)
+        with self._lock:
+            former = self._pods.pop(vif_id, None)
+            if cookie is not None:
+                self._pods[vif_id] = cookie
+                self._write(cookie, Whose.POD)
+            if former not in (None, *self._pods.values()):
+                self._leave(former)
+
+    def purge(self) -> None:
+        """Leave alone what is not of this process."""
+        with self._lock:
+            known = {self._node, *self._pods.values()}
+            for key, _ in list(libbpf.map_items(self._maps.fd(NAMESPACES))):
+                cookie, = layout.U64.unpack(key)
+                if cookie not in known:
+                    self._leave(cookie)
 
     def close(self) -> None:
         self._diag.close()
@@ -145,6 +189,18 @@ class Sockets:
             libbpf.map_delete_batch(fd, b''.join(gone), len(gone))
             if ended:
                 self._end(ended)
+
+    def _write(self, cookie, whose):
+        try:
+            libbpf.map_update(self._maps.fd(NAMESPACES),
+                              layout.U64.pack(cookie), layout.U32.pack(whose))
+        except OSError as error:
+            raise exceptions.DatapathError(
+                reason=f'map {NAMESPACES} could not be written: '
+                       f'{error.strerror}')
+
+    def _leave(self, cookie):
+        libbpf.map_delete(self._maps.fd(NAMESPACES), layout.U64.pack(cookie))
 
     def _end(self, ended):
         """End sockets that are connected to what is named: cookie -> names."""

@@ -130,6 +130,25 @@ static __always_inline bool kc_ct_stands(struct kc_ct *ct,
 	return !answer && ct->flags & KC_CT_REPLIED;
 }
 
+/* What the socket asked whose connection this packet opens; see kc_sock.h. */
+static __always_inline void kc_ct_asked(struct __sk_buff *skb,
+					const struct kc_packet *p,
+					struct kc_end *e)
+{
+	struct bpf_sock *sk = skb->sk;
+	const struct kc_led *led;
+
+	if (p->proto != IPPROTO_TCP || !sk)
+		return;
+	sk = bpf_sk_fullsock(sk);
+	led = sk ? bpf_sk_storage_get(&kc_led_v1, sk, NULL, 0) : NULL;
+	if (led && led->backend.port == p->dport &&
+	    kc_same16(led->backend.addr, p->daddr)) {
+		e->asked_port = led->asked.port;
+		kc_copy16(e->asked, led->asked.addr);
+	}
+}
+
 /*
  * Judge a packet at one end. Returns KC_ALLOWED or the reason to drop; what
  * is left to write is in e->action.
@@ -217,6 +236,10 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 			 kc_ct_recheck(skb, ct, &k, e, &c->query);
 		e->flags = ct->flags;
 		kc_ct_touch(ct, p, e->direction, now);
+		if (ct->asked_port) {
+			e->asked_port = ct->asked_port;
+			kc_copy16(e->asked, ct->nat);
+		}
 		if (ct->nat_port && e->direction == KC_INGRESS) {
 			c->source.set = KC_NAT_SET;
 			c->source.port = ct->nat_port;
@@ -237,6 +260,8 @@ __noinline int kc_judge(struct __sk_buff *skb, bool far)
 		return KC_ALLOWED;
 	if (p->flags & KC_PACKET_ANSWER)
 		return KC_DROP_NO_CONNECTION;
+	if (!far && e->direction == KC_EGRESS && !c->backend.set)
+		kc_ct_asked(skb, p, e);
 	reason = kc_ask(skb, &c->query, e, e->ruleset, k.raddr, k.proto,
 			p->port, e->ct_flags);
 	if (e->direction == KC_EGRESS && c->query.entity == KC_ENTITY_HOST)
@@ -417,6 +442,9 @@ __noinline int kc_commit(struct __sk_buff *skb, bool far)
 	if (!far && c->service.set) {
 		entry->nat_port = c->service.port;
 		kc_copy16(entry->nat, c->service.addr);
+	} else if (e->asked_port) {
+		entry->asked_port = e->asked_port;
+		kc_copy16(entry->nat, e->asked);
 	}
 	error = bpf_map_update_elem(&kc_ct_new_v1, &k, entry, BPF_ANY);
 	if (!error && e->action == KC_DO_REOPEN)

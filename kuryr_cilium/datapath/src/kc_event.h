@@ -27,8 +27,8 @@ static __always_inline bool kc_event_allowed(__u32 endpoint, bool drop,
 
 /*
  * The number of the service that the pod of an end (of an uplink: the client)
- * asks, or is answered by; 0 for none. A packet that needed no service to be looked for has only its
- * address.
+ * asks, or is answered by; 0 for none. A packet that needed no service to be
+ * looked for has only its address.
  */
 static __always_inline __u32 kc_event_service(struct kc_call *c, bool far)
 {
@@ -39,6 +39,10 @@ static __always_inline __u32 kc_event_service(struct kc_call *c, bool far)
 
 	if ((e->direction == KC_EGRESS || !e->number) && c->service.service)
 		return c->service.service;
+	if (e->asked_port) {
+		svc = kc_svc_of(&c->svc, e->asked, e->asked_port, IPPROTO_TCP);
+		return svc ? svc->number : 0;
+	}
 	asked = e->direction == KC_EGRESS ? &c->service : &c->source;
 	if (!asked->set)
 		return 0;
@@ -52,7 +56,7 @@ static __always_inline __u32 kc_event_service(struct kc_call *c, bool far)
 __noinline int kc_tell(struct __sk_buff *skb, bool far, __u32 reason)
 {
 	struct kc_call *c = kc_this_call();
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = bpf_ktime_get_coarse_ns();
 	const struct kc_packet *p;
 	struct kc_event *event;
 	struct kc_end *e;
@@ -67,7 +71,7 @@ __noinline int kc_tell(struct __sk_buff *skb, bool far, __u32 reason)
 	if (!event)
 		return 0;
 	__builtin_memset(event, 0, sizeof(*event));
-	event->time = now;
+	event->time = bpf_ktime_get_ns();
 	event->endpoint = e->number;
 	event->ruleset = e->judged_by;
 	event->bit = e->bit;

@@ -95,7 +95,7 @@ enum kc_meta_index {
 	KC_META_EVENT_RATE = 7,	/* a second, CPU and endpoint; 0: default */
 	KC_META_NEXT_BACKENDS = 8,
 	KC_META_NODE_PORTS = 9,	/* first << 16 | last; 0: none */
-	KC_META_HOST_NETNS = 10,	/* cookie; 0: none is served */
+	/* 10 was the cookie of the host's network namespace. */
 	KC_META_MAX = 16,
 };
 
@@ -220,7 +220,7 @@ struct kc_ct {
 	__u16 flags;		/* enum kc_ct_flag */
 	__u8 direction;		/* of the opening packet */
 	__u8 pad;
-	__be16 proxy_port;
+	__be16 asked_port;	/* that of nat if nothing is replaced; or 0 */
 	__be16 nat_port;	/* 0: no service */
 	__u8 nat[16];
 };
@@ -358,6 +358,12 @@ struct kc_out {
 _Static_assert(sizeof(struct kc_out_key) == 40, "no holes in a key");
 _Static_assert(sizeof(struct kc_out) == 56, "nor in its value");
 
+/* Whose the sockets of a network namespace are. */
+enum kc_netns {
+	KC_NETNS_NODE = 1,	/* the node's own: all that they ask is led */
+	KC_NETNS_POD = 2,	/* TCP is; the rest is served on its link */
+};
+
 enum kc_sock_way {
 	KC_SOCK_FROM = 0,	/* from a backend to what was asked */
 	KC_SOCK_TO = 1,		/* from a service to the backend of datagrams */
@@ -377,6 +383,12 @@ struct kc_sock {
 	__u8 addr[16] __attribute__((aligned(8)));
 	__be16 port;
 	__u8 pad[6];
+};
+
+/* What a TCP socket asked, and was led to; kept with the socket. */
+struct kc_led {
+	struct kc_sock asked;
+	struct kc_sock backend;
 };
 
 /* A datagram in fragments, by what the receiver puts it together by. */
@@ -475,9 +487,18 @@ KC_MAP(kc_out_new_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_out_key, struct kc_out,
        65536, 0);
 KC_MAP(kc_sock_v1, BPF_MAP_TYPE_LRU_HASH, struct kc_sock_key, struct kc_sock,
        65536, 0);
+KC_MAP(kc_netns_v1, BPF_MAP_TYPE_HASH, __u64, __u32, 8192,
+       BPF_F_NO_PREALLOC);
 KC_MAP(kc_drops_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, KC_REASONS, 0);
 KC_MAP(kc_rate_v1, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct kc_rate, KC_RATES,
        0);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__type(key, int);
+	__type(value, struct kc_led);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} kc_led_v1 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -501,6 +522,7 @@ struct kc_types {
 	enum kc_out_kind out_kind;
 	enum kc_out_flag out_flag;
 	enum kc_sock_way sock_way;
+	enum kc_netns netns;
 };
 
 #endif

@@ -70,6 +70,10 @@ struct kc_end {
 	__u32 bit;		/* of the group that decided */
 	__u16 flags;		/* of the connection */
 	__u16 action;		/* enum kc_action: what is left to write */
+	/* Of what service the peer is a backend; 0: of none. */
+	__be16 asked_port;
+	__u16 pad;
+	__u8 asked[16];
 };
 
 enum kc_nat_flag {

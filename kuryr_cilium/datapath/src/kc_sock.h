@@ -19,17 +19,22 @@
 /* TCP of several paths (RFC 8684) asks as TCP does. */
 #define KC_PROTO_MPTCP 262
 
-/* The protocol of a socket that services concern; 0: they don't. */
-static __always_inline __u8 kc_sock_proto(__u64 netns,
-					  __u32 protocol)
+/*
+ * The protocol of a socket that is led; 0: it is not. whose: enum kc_netns of
+ * its network namespace.
+ */
+static __always_inline __u8 kc_sock_proto(__u64 netns, __u32 protocol,
+					  __u32 *whose)
 {
-	__u64 host = kc_meta(KC_META_HOST_NETNS);
+	__u32 *found = bpf_map_lookup_elem(&kc_netns_v1, &netns);
 
-	if (!host || netns != host)
+	if (!found)
 		return 0;
+	*whose = *found;
 	if (protocol == IPPROTO_TCP || protocol == KC_PROTO_MPTCP)
 		return IPPROTO_TCP;
-	return protocol == IPPROTO_UDP ? IPPROTO_UDP : 0;
+	return protocol == IPPROTO_UDP && *whose == KC_NETNS_NODE ?
+	       IPPROTO_UDP : 0;
 }
 
 /* The address that a call is about. */
@@ -148,22 +153,60 @@ static __always_inline long kc_sock_remember(struct kc_sock_key *key,
 }
 
 /*
+ * Lead a TCP connection. What it asked is kept with the socket, and ends with
+ * it. Of a pod, what can't be led is left to its link: it knows how to refuse,
+ * and by which address of the pod its affinity goes.
+ */
+static __always_inline int kc_sock_lead_stream(struct bpf_sock_addr *ctx,
+					       bool v6, __u32 whose)
+{
+	bool pod = whose == KC_NETNS_POD;
+	struct kc_sock asked, chosen;
+	const struct kc_svc *svc;
+	struct kc_led *led;
+	int error;
+
+	kc_sock_read(ctx, v6, &asked);
+	svc = kc_sock_service(&asked, IPPROTO_TCP);
+	if (!svc || (pod && (!svc->count || svc->affinity))) {
+		/* Whatever was asked before, now it is asked by itself. */
+		bpf_sk_storage_delete(&kc_led_v1, ctx->sk);
+		return 0;
+	}
+	error = kc_sock_choose(svc, kc_mapped(asked.addr), &chosen);
+	if (error)
+		return pod ? 0 : error;
+	led = bpf_sk_storage_get(&kc_led_v1, ctx->sk, NULL,
+				 BPF_SK_STORAGE_GET_F_CREATE);
+	if (!led)
+		return pod ? 0 : -ENOMEM;
+	led->asked = asked;
+	led->backend = chosen;
+	kc_sock_write(ctx, v6, &chosen);
+	return 0;
+}
+
+/*
  * Lead a call to a backend if it asks a service. A datagram goes where the
  * socket's earlier ones to this address went. Returns 0 or an error.
  */
 static __always_inline int kc_sock_lead(struct bpf_sock_addr *ctx, bool v6,
 					bool datagram)
 {
-	__u8 proto = kc_sock_proto(bpf_get_netns_cookie(ctx),
-				   ctx->protocol);
 	struct kc_sock asked, chosen;
 	const struct kc_svc *svc;
 	struct kc_sock_key key = {};
 	struct kc_sock *known;
+	__u32 whose;
+	__u8 proto;
 	int error;
 
+	proto = kc_sock_proto(bpf_get_netns_cookie(ctx), ctx->protocol,
+			      &whose);
 	if (!proto)
 		return 0;
+	if (proto == IPPROTO_TCP)
+		return kc_sock_lead_stream(ctx, v6, whose);
 	/* Where IPv6 is connected to IPv4 the kernel itself names the peer. */
 	if (datagram && !v6 && ctx->sk->dst_port == ctx->user_port &&
 	    ctx->sk->dst_ip4 == ctx->user_ip4)
@@ -210,16 +253,26 @@ static __always_inline int kc_sock_answer(int error)
 /* Put the address that was asked in the place of a backend's. */
 static __always_inline int kc_sock_back(struct bpf_sock_addr *ctx, bool v6)
 {
-	__u8 proto = kc_sock_proto(bpf_get_netns_cookie(ctx),
-				   ctx->protocol);
 	struct kc_sock_key key = {};
 	struct kc_sock peer, *asked;
+	const struct kc_led *led;
+	__u32 whose;
+	__u8 proto;
 
+	proto = kc_sock_proto(bpf_get_netns_cookie(ctx), ctx->protocol,
+			      &whose);
 	if (!proto)
 		return 1;
+	kc_sock_read(ctx, v6, &peer);
+	if (proto == IPPROTO_TCP) {
+		led = bpf_sk_storage_get(&kc_led_v1, ctx->sk, NULL, 0);
+		if (led && led->backend.port == peer.port &&
+		    kc_same16(led->backend.addr, peer.addr))
+			kc_sock_write(ctx, v6, &led->asked);
+		return 1;
+	}
 	key.cookie = bpf_get_socket_cookie(ctx);
 	key.proto = proto;
-	kc_sock_read(ctx, v6, &peer);
 	kc_sock_key(&key, &peer, KC_SOCK_FROM);
 	asked = bpf_map_lookup_elem(&kc_sock_v1, &key);
 	if (asked)
@@ -230,12 +283,12 @@ static __always_inline int kc_sock_back(struct bpf_sock_addr *ctx, bool v6)
 /* A connected socket that is closed leaves nothing. */
 static __always_inline int kc_sock_forget(struct bpf_sock *sk)
 {
-	__u8 proto = kc_sock_proto(bpf_get_netns_cookie(sk),
-				   sk->protocol);
 	struct kc_sock_key key = { .way = KC_SOCK_FROM };
-	__u32 *words = (__u32 *)key.addr;
+	__u32 *words = (__u32 *)key.addr, whose;
+	__u8 proto;
 
-	if (!proto || !sk->dst_port)
+	proto = kc_sock_proto(bpf_get_netns_cookie(sk), sk->protocol, &whose);
+	if (proto != IPPROTO_UDP || !sk->dst_port)
 		return 1;
 	key.cookie = bpf_get_socket_cookie(sk);
 	key.proto = proto;

@@ -22,6 +22,9 @@ import threading
 import fixtures
 
 from kuryr_cilium.datapath.bpf import driver as bpf
+from kuryr_cilium.datapath.bpf import layout
+from kuryr_cilium.datapath.bpf import libbpf
+from kuryr_cilium.datapath.bpf import sockets
 from kuryr_cilium.lb import model
 from tests.functional.datapath import scene
 
@@ -58,8 +61,7 @@ class Host(fixtures.Fixture):
         scene.run('mount', '-t', 'bpf', 'kch', self.bpffs)
         self.addCleanup(scene.run, 'umount', self.bpffs)
         self.conf = scene.make_conf(
-            os.path.join(self.bpffs, 'kc'),
-            self.useFixture(fixtures.TempDir()).path)
+            os.path.join(self.bpffs, 'kc'), scene.objects().name)
 
     def ip(self, *arguments):
         scene.run('ip', '-n', self.name, *arguments)
@@ -92,6 +94,16 @@ class Host(fixtures.Fixture):
         """Names of the programs that are pinned at the cgroup."""
         folder = os.path.join(self.bpffs, 'kc', 'sockets')
         return set(os.listdir(folder)) if os.path.isdir(folder) else set()
+
+
+def led(fd, sock):
+    """What a TCP socket asked and was led to (struct kc_led); None: nothing.
+
+    :param fd: of kc_led; the key of a socket is its number here.
+    """
+    found = libbpf.map_lookup(fd, layout.U32.pack(sock.fileno()))
+    return found and tuple(tuple(sockets.Name.unpack(part)) for part in (
+        found[:sockets.Name.SIZE], found[sockets.Name.SIZE:]))
 
 
 class Servers(threading.Thread):

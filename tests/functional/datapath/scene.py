@@ -17,6 +17,7 @@ The layout is that of a node: a pod's eth0 <-> kc on the node, kq on the node
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import socket
@@ -83,7 +84,7 @@ class Pod(Place):
         self.mac = '02:00:00:00:00:%02x' % number
         self.attachment = driver.Attachment(
             'vif-' + uid, uid, self.kc, self.kq, self.mac,
-            (self.v4, self.v6), network)
+            (self.v4, self.v6), network, netns=self.path)
 
     def endpoint(self, ingress, egress, fastpath=False):
         return model.Endpoint(
@@ -117,8 +118,7 @@ class Scene(fixtures.Fixture):
         for pod in self.pods:
             self.plug(pod)
         self.bpffs = self._mount()
-        cache = self.useFixture(fixtures.TempDir()).path
-        self.conf = make_conf(os.path.join(self.bpffs, 'kc'), cache)
+        self.conf = make_conf(os.path.join(self.bpffs, 'kc'), objects().name)
 
     def options(self, **options):
         """Set options of the group [services]."""
@@ -179,6 +179,12 @@ class Scene(fixtures.Fixture):
         run('mount', '-t', 'bpf', 'kdp', path)
         self.addCleanup(run, 'umount', path)
         return path
+
+
+@functools.cache
+def objects():
+    """A folder for compiled programs, until the process ends."""
+    return tempfile.TemporaryDirectory(prefix='kdp-objects-')
 
 
 def make_conf(pin_dir, cache_dir):

@@ -218,14 +218,15 @@ class TestDriver(DriverCase):
             found = {}
             for name in fds:
                 if name.startswith(('kc_meta', 'kc_drops', 'kc_rate',
-                                    'kc_events', 'kc_scratch')):
+                                    'kc_events', 'kc_scratch', 'kc_led')):
                     continue
                 count = sum(1 for _ in libbpf.map_items(fds[name]))
                 if count:
                     found[name] = count
             # The node's own addresses are what is left.
             return found if found != {
-                'kc_addr_v1': 2, 'kc_here_v1': 2, 'kc_exit_v1': 2} else None
+                'kc_addr_v1': 2, 'kc_here_v1': 2, 'kc_exit_v1': 2,
+                'kc_netns_v1': 1} else None
 
         base.wait_until(lambda: not left(), 10, left)
 

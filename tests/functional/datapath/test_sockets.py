@@ -178,7 +178,7 @@ class TestReach(SocketsCase):
             for family, address in self.asked():
                 self.connect(address, kind=kind, family=family).close()
         self.assertEqual([], self.entries(sockets.Way.FROM))
-        self.connect(h.VIP[4])
+        self.connect(h.VIP[4], kind=DGRAM)
         self.assertEqual(1, len(self.entries(sockets.Way.FROM)))
 
 

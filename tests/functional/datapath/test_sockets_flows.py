@@ -99,8 +99,11 @@ class Run(contextlib.ExitStack):
             number = sock.connect_ex((address, port))
             backend = None
             if number in (0, errno.EINPROGRESS):
-                backend = self._entry(sock, sockets.Way.FROM, port, address)
-                if protocol == 'UDP':
+                if protocol == 'TCP':
+                    backend = self._led(sock, port, address)
+                else:
+                    backend = self._entry(sock, sockets.Way.FROM, port,
+                                          address)
                     self._test.assertEqual(
                         backend or (address, port), self._peer(sock))
             self._check((address, port, protocol), number, backend)
@@ -181,6 +184,15 @@ class Run(contextlib.ExitStack):
                 self._test.assertEqual((address, port), asked)
                 return backend
         return None
+
+    def _led(self, sock, port, address):
+        """The backend of a TCP socket, from kc_led; None if it has none."""
+        found = h.led(self._maps.fd('kc_led'), sock)
+        if found is None:
+            return None
+        asked, backend = found
+        self._test.assertEqual((address, port), asked)
+        return backend
 
     def _peer(self, sock):
         """What the kernel has connected a socket to."""

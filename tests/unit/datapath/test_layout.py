@@ -67,7 +67,7 @@ MEMBERS = {
     'kc_source_key': ('service', 'addr'),
     'kc_bits': ('w', 'pages'),
     'kc_ct': ('last', 'bytes', 'bytes', 'packets', 'packets', 'epoch',
-              'rule_id', 'flags', 'direction', 'proxy_port', 'nat_port',
+              'rule_id', 'flags', 'direction', 'asked_port', 'nat_port',
               'nat'),
 }
 
@@ -79,6 +79,7 @@ ENUMS = {
     'kc_endpoint_flag': (layout.EndpointFlag, 'KC_ENDPOINT_', {}),
     'kc_ct_flag': (layout.CtFlag, 'KC_CT_', {}),
     'kc_sock_way': (sockets.Way, 'KC_SOCK_', {}),
+    'kc_netns': (sockets.Whose, 'KC_NETNS_', {}),
     'kc_entity': (entities.Entity, 'KC_ENTITY_', {}),
     'kc_here': (outside.Here, 'KC_HERE_', {}),
     'kc_out_kind': (outside.Kind, 'KC_OUT_', {}),
