@@ -153,6 +153,19 @@ class TestServices(ServicesCase):
             # To the router it is an address of nobody's network.
             return False
 
+    def test_connections_of_processes_are_led_when_made(self):
+        """By what the client's kernel has for the peers of its sockets."""
+        address, address6 = self.serve()
+        for target, listed in ((address, 'tcp'), ('[%s]' % address6, 'tcp6')):
+            base.wait_until(lambda: self.client.exec(
+                '/agnhost', 'connect', '--timeout=1s', target + ':80',
+                check=False) == '', 15, 'the service answers')
+            # The client has ended it: it is in TIME_WAIT.
+            ports = {int(row.split()[2].rpartition(':')[2], 16) for row
+                     in self.client.read(listed).splitlines()[1:]}
+            self.assertEqual(
+                {80} if self.lab.facts['kube_proxy'] else {base.PORT}, ports)
+
     def test_names(self):
         self.serve()
         name = 'web.%s.svc.cluster.local:80' % self.namespace
