@@ -64,6 +64,12 @@ static __always_inline int kc_ask(struct __sk_buff *skb, struct kc_query *q,
 {
 	int reason;
 
+	/* Who lets everybody in need not know who comes. */
+	if (ruleset == KC_RULESET_ALLOW && e->direction == KC_INGRESS) {
+		e->judged_by = ruleset;
+		e->bit = KC_NO_BIT;
+		return KC_ALLOWED;
+	}
 	kc_copy16(q->raddr, raddr);
 	q->space = e->space;
 	q->ruleset = ruleset;
@@ -275,14 +281,23 @@ static __always_inline __s64 kc_ct_entries(const struct kc_ct *ct)
 	return ct->nat_port && !(ct->flags & KC_CT_ALIAS) ? 2 : 1;
 }
 
-static __always_inline void kc_ct_count(__u32 endpoint, __s64 more)
+/* count: its row in kc_ct_count; NULL: it has none yet. */
+static __always_inline void kc_ct_count(__s64 *count, __u32 endpoint,
+					__s64 more)
 {
-	__s64 *count = bpf_map_lookup_elem(&kc_ct_count_v1, &endpoint);
-
 	if (count)
 		__sync_fetch_and_add(count, more);
 	else if (more > 0)
 		bpf_map_update_elem(&kc_ct_count_v1, &endpoint, &more, BPF_ANY);
+}
+
+static __always_inline void kc_ct_uncount(const struct kc_ct_key *k,
+					  __s64 entries)
+{
+	__u32 endpoint = k->endpoint;
+
+	kc_ct_count(bpf_map_lookup_elem(&kc_ct_count_v1, &endpoint), endpoint,
+		    -entries);
 }
 
 /* The key of the alias of c->entry, in c->alias; whether it has one. */
@@ -359,7 +374,7 @@ static __always_inline int kc_ct_promote(struct kc_call *c,
 		return entry->flags & KC_CT_OWN ? KC_ALLOWED : KC_DROP_CT_FULL;
 	ct->flags |= KC_CT_OPEN;
 	if (!error) {
-		kc_ct_count(endpoint, kc_ct_entries(entry));
+		kc_ct_count(count, endpoint, kc_ct_entries(entry));
 		kc_ct_promote_alias(c, k);
 	}
 	return KC_ALLOWED;
@@ -389,7 +404,7 @@ static __always_inline void kc_ct_demote(struct kc_call *c,
 	/* If it is gone, another CPU or the sweep was quicker. */
 	if (bpf_map_delete_elem(&kc_ct_v1, k))
 		return;
-	kc_ct_count(k->endpoint, -kc_ct_entries(entry));
+	kc_ct_uncount(k, kc_ct_entries(entry));
 	kc_ct_demote_alias(c, k);
 }
 
@@ -403,7 +418,7 @@ static __always_inline void kc_ct_forget(const struct kc_ct_key *k)
 		return;
 	entries = kc_ct_entries(ct);
 	if (!bpf_map_delete_elem(&kc_ct_v1, k))
-		kc_ct_count(k->endpoint, -entries);
+		kc_ct_uncount(k, entries);
 }
 
 /* Write what kc_judge() has left; returns KC_ALLOWED or a reason to drop. */

@@ -26,15 +26,17 @@
 static __always_inline __u8 kc_sock_proto(__u64 netns, __u32 protocol,
 					  __u32 *whose)
 {
-	__u32 *found = bpf_map_lookup_elem(&kc_netns_v1, &netns);
+	__u32 *found;
 
-	if (!found)
+	if (protocol == KC_PROTO_MPTCP)
+		protocol = IPPROTO_TCP;
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+		return 0;
+	found = bpf_map_lookup_elem(&kc_netns_v1, &netns);
+	if (!found || (protocol == IPPROTO_UDP && *found != KC_NETNS_NODE))
 		return 0;
 	*whose = *found;
-	if (protocol == IPPROTO_TCP || protocol == KC_PROTO_MPTCP)
-		return IPPROTO_TCP;
-	return protocol == IPPROTO_UDP && *whose == KC_NETNS_NODE ?
-	       IPPROTO_UDP : 0;
+	return protocol;
 }
 
 /* The address that a call is about. */
@@ -61,6 +63,8 @@ static __always_inline void kc_sock_write(struct bpf_sock_addr *ctx, bool v6,
 {
 	const __u32 *words = (const __u32 *)from->addr;
 
+	/* Else clang keeps addresses of its members, which are no context. */
+	asm volatile("" : "+r"(ctx));
 	ctx->user_port = from->port;
 	if (v6) {
 		ctx->user_ip6[0] = words[0];
@@ -253,9 +257,10 @@ static __always_inline int kc_sock_answer(int error)
 /* Put the address that was asked in the place of a backend's. */
 static __always_inline int kc_sock_back(struct bpf_sock_addr *ctx, bool v6)
 {
+	const struct kc_sock *asked = NULL;
 	struct kc_sock_key key = {};
-	struct kc_sock peer, *asked;
 	const struct kc_led *led;
+	struct kc_sock peer;
 	__u32 whose;
 	__u8 proto;
 
@@ -268,27 +273,29 @@ static __always_inline int kc_sock_back(struct bpf_sock_addr *ctx, bool v6)
 		led = bpf_sk_storage_get(&kc_led_v1, ctx->sk, NULL, 0);
 		if (led && led->backend.port == peer.port &&
 		    kc_same16(led->backend.addr, peer.addr))
-			kc_sock_write(ctx, v6, &led->asked);
-		return 1;
+			asked = &led->asked;
+	} else {
+		key.cookie = bpf_get_socket_cookie(ctx);
+		key.proto = proto;
+		kc_sock_key(&key, &peer, KC_SOCK_FROM);
+		asked = bpf_map_lookup_elem(&kc_sock_v1, &key);
 	}
-	key.cookie = bpf_get_socket_cookie(ctx);
-	key.proto = proto;
-	kc_sock_key(&key, &peer, KC_SOCK_FROM);
-	asked = bpf_map_lookup_elem(&kc_sock_v1, &key);
 	if (asked)
 		kc_sock_write(ctx, v6, asked);
 	return 1;
 }
 
-/* A connected socket that is closed leaves nothing. */
+/* A connected UDP socket that is closed leaves nothing. */
 static __always_inline int kc_sock_forget(struct bpf_sock *sk)
 {
 	struct kc_sock_key key = { .way = KC_SOCK_FROM };
 	__u32 *words = (__u32 *)key.addr, whose;
 	__u8 proto;
 
+	if (sk->protocol != IPPROTO_UDP || !sk->dst_port)
+		return 1;
 	proto = kc_sock_proto(bpf_get_netns_cookie(sk), sk->protocol, &whose);
-	if (proto != IPPROTO_UDP || !sk->dst_port)
+	if (!proto)
 		return 1;
 	key.cookie = bpf_get_socket_cookie(sk);
 	key.proto = proto;
