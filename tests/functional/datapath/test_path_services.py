@@ -292,6 +292,15 @@ class TestLed(ReachMixin, ServiceCase):
             self.assertEqual((self.b.v4, BACKEND_PORT), sock.getpeername())
             self.assertEqual((0, 0), self.entry(sock)[1][9:11])
 
+    def test_one_port_twice_to_one_backend(self):
+        self.serve(self.b)
+        with self.servers(self.b), self.connect() as sock:
+            other = self.a.socket(4, socket.SOCK_STREAM,
+                                  sock.getsockname()[1])
+            self.addCleanup(other.close)
+            error = self.assertRaises(OSError, other.connect, (VIP[4], PORT))
+            self.assertEqual(errno.EADDRNOTAVAIL, error.errno)
+
     def test_sockets_of_other_namespaces_are_left_to_the_link(self):
         """Who has a namespace of its own in a pod, or is not known yet."""
         self.serve(self.b)
