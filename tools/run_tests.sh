@@ -26,7 +26,7 @@ finish() {
     exit
 }
 
-# The names of failed tests and their tracebacks, without what they logged.
+# The names of failed tests, their tracebacks and details, without their logs.
 failures() {
     local log
     for log in "$logs"/*; do
@@ -35,8 +35,8 @@ failures() {
             !last { next }
             /^Totals$/ { exit }
             /^tests\./ { print }
-            /^Captured traceback:/ { shown = 1; getline; next }
-            /^Captured / { shown = 0 }
+            /^Captured (pythonlogging|stdout|stderr)/ { shown = 0 }
+            /^Captured / && !/pythonlogging|stdout|stderr/ { shown = 1; getline; next }
             /^tests\./ { shown = 0 }
             shown' "$log" | tail -n 200
     done

@@ -86,6 +86,8 @@ class OutsideCase(paths.PathCase):
                            'dev', 'eth0', *more)
             self.scene._ip(place, '-6' if more else '-4', 'route', 'add',
                            'default', 'via', gateway)
+        for end in (self.scene.node, place):
+            scene.settle(end)
         return place
 
     def serve(self, address, port, *backends, protocols=(TCP, UDP),

@@ -12,8 +12,12 @@
 
 """Two pods of a node that are judged, and a stranger."""
 
+import contextlib
 import subprocess
 
+from testtools import content
+
+from kuryr_cilium import exceptions
 from kuryr_cilium.policy import model
 from tests import base
 from tests.functional.datapath import scene
@@ -36,6 +40,14 @@ class PathCase(base.TestCase):
         self.prepare()
         self.driver = self.scene.driver()
         self.scene.attach(self.driver, self.a, self.b)
+        self.addOnException(self._tell)
+
+    def _tell(self, exc_info):
+        """Add to a failure what the programs have dropped so far."""
+        with contextlib.suppress(exceptions.DatapathError):
+            self.addDetail('drops', content.text_content(str({
+                reason: count for reason, count
+                in self.driver.drops().items() if count})))
 
     def prepare(self):
         """What there is on the node before its driver starts."""

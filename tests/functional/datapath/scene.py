@@ -19,6 +19,7 @@ The layout is that of a node: a pod's eth0 <-> kc on the node, kq on the node
 import contextlib
 import functools
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -65,7 +66,9 @@ class Place:
         sock = self.run(
             socket.socket,
             socket.AF_INET6 if family == 6 else socket.AF_INET, kind)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if port:
+            # Not for ports that the kernel chooses: each is to be its own.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if port is not None:
             sock.bind((self.address(family), port))
         return sock
@@ -144,6 +147,8 @@ class Scene(fixtures.Fixture):
     def bring_up(self, pod):
         for device in (pod.kq, pod.kc):
             self._ip(self.node, 'link', 'set', device, 'up')
+        for place in (self.node, pod, self.switch):
+            settle(place)
 
     def driver(self):
         """A started driver, as the agent of the node has one."""
@@ -179,6 +184,20 @@ class Scene(fixtures.Fixture):
         run('mount', '-t', 'bpf', 'kdp', path)
         self.addCleanup(run, 'umount', path)
         return path
+
+
+def settle(place):
+    """Wait until the links of a place whose peers are up carry packets.
+
+    Who was up first learns of the carrier later; what it sends till then is
+    dropped.
+    """
+    def late():
+        return [link['ifname'] for link in json.loads(
+            run('ip', '-n', place.name, '-j', 'link', 'show', 'up'))
+            if 'LOWER_UP' in link.get('flags', ())
+            and link['operstate'] != 'UP' and link['ifname'] != 'lo']
+    base.wait_until(lambda: not late(), 10, late)
 
 
 @functools.cache

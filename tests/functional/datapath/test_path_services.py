@@ -294,10 +294,12 @@ class TestLed(ReachMixin, ServiceCase):
 
     def test_one_port_twice_to_one_backend(self):
         self.serve(self.b)
-        with self.servers(self.b), self.connect() as sock:
-            other = self.a.socket(4, socket.SOCK_STREAM,
-                                  sock.getsockname()[1])
-            self.addCleanup(other.close)
+        with self.servers(self.b):
+            one, other = (self.a.socket(4, socket.SOCK_STREAM, 4000)
+                          for _time in range(2))
+            for sock in (one, other):
+                self.addCleanup(sock.close)
+            one.connect((VIP[4], PORT))
             error = self.assertRaises(OSError, other.connect, (VIP[4], PORT))
             self.assertEqual(errno.EADDRNOTAVAIL, error.errno)
 
