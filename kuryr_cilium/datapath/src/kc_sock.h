@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Services for the node itself: what a socket of the host's network namespace
- * asks of a service is asked of one of its backends, before the kernel chooses
- * a source and a route. What comes back bears the address that was asked.
+ * Services for sockets: what one of the host's network namespace, or by TCP one
+ * of a pod's, asks of a service is asked of one of its backends, before the
+ * kernel chooses a source and a route. What comes back bears the address that
+ * was asked.
  *
  * These programs run for whoever makes the call, and may be preempted: all
  * that they need is on the stack.

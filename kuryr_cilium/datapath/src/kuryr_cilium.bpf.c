@@ -13,7 +13,7 @@
  *   from_uplink  ingress
  *   to_uplink    egress
  *
- * What sockets of the node itself ask of services is led at its cgroups.
+ * What sockets of the node and its pods ask of services is led at its cgroups.
  */
 #include "kc_hop.h"
 #include "kc_reject.h"
