@@ -52,6 +52,14 @@ class PathCase(base.TestCase):
     def prepare(self):
         """What there is on the node before its driver starts."""
 
+    def restart(self):
+        """The agent ends, and another one begins."""
+        self.driver.stop()
+        self.driver = self.scene.driver()
+        for pod in self.scene.pods:
+            self.assertTrue(self.scene.node.run(self.driver.adopt,
+                                                pod.attachment))
+
     def in_node(self, *command):
         return scene.run('nsenter', '--net=' + self.scene.node.path,
                          *command)

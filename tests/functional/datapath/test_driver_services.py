@@ -53,12 +53,8 @@ class TestRestart(paths.PathCase):
                                           model.Node('node'), frozenset()))
 
     def again(self):
-        """The agent ends, and another one begins."""
-        self.driver.stop()
-        self.driver = self.scene.driver()
-        for pod in self.scene.pods:
-            self.assertTrue(self.scene.node.run(self.driver.adopt,
-                                                pod.attachment))
+        """Another agent has the same in force."""
+        self.restart()
         self.apply(fastpath=True)
 
     def backend(self, version):

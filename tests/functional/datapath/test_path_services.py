@@ -376,11 +376,7 @@ class TestByTheLink(ReachMixin, ServiceCase):
     def test_the_option_counts_for_pods_of_before(self):
         self.serve(self.b)
         self.driver._sockets.set_pod(self.a.attachment.vif_id, self.a.path)
-        self.driver.stop()
-        self.driver = self.scene.driver()
-        for pod in self.scene.pods:
-            self.assertTrue(self.scene.node.run(self.driver.adopt,
-                                                pod.attachment))
+        self.restart()
         self.apply()
         self.scene.node.run(self.driver.sweep)
         with self.servers(self.b), self.connect() as sock:
