@@ -178,7 +178,7 @@ class Sockets:
             for data, value in libbpf.map_items(fd):
                 key, name = Key.unpack(data), tuple(Name.unpack(value))
                 if key.protocol != _UDP:
-                    continue
+                    continue    # TCP's are of an earlier version
                 at = key.address, key.port
                 if key.way == Way.TO:
                     if lost(*at, _UDP, name):
