@@ -21,25 +21,34 @@ finish() {
     fi
     say 'summary'
     printf '  %s\n' "${summary[@]}"
+    cat "$logs"/* 2>/dev/null \
+        | sed -n 's/^{[0-9]*} \(.*\) \[.*\.\.\. FAILED$/  failed: \1/p'
     echo "$passed passed, $failed failed, $skipped skipped"
     [ "$failed" = 0 ] && [ "$skipped" = 0 ]
     exit
 }
 
-# The names of failed tests, their tracebacks and details, without their logs.
+# What failed tests tell, without their logs: all of the first, then the end of
+# each traceback, as of a long output often only the end is kept.
 failures() {
-    local log
-    for log in "$logs"/*; do
-        [ -e "$log" ] || continue
-        awk '/^Failed [0-9]+ tests - output below/ { last = 1 }
-            !last { next }
-            /^Totals$/ { exit }
-            /^tests\./ { print }
-            /^Captured (pythonlogging|stdout|stderr)/ { shown = 0 }
-            /^Captured / && !/pythonlogging|stdout|stderr/ { shown = 1; getline; next }
-            /^tests\./ { shown = 0 }
-            shown' "$log" | tail -n 200
-    done
+    cat "$logs"/* 2>/dev/null | awk '
+        /^Failed [0-9]+ tests - output below/ { last = 1 }
+        !last { next }
+        /^Totals$/ { last = 0 }
+        /^tests\./ { shown = 0; if (++count > 1) exit; print }
+        /^Captured / { shown = !/pythonlogging|stdout|stderr/; getline; next }
+        shown' | cut -c 1-160
+    cat "$logs"/* 2>/dev/null | awk '
+        function tell(i) {
+            for (i = (n > 8 ? n - 7 : 1); i <= n; i++) print line[i]
+            n = 0
+        }
+        /^Failed [0-9]+ tests - output below/ { last = 1 }
+        !last { next }
+        /^Totals$/ { tell(); last = shown = 0 }
+        /^tests\./ { tell(); shown = 0; print }
+        /^Captured / { shown = /^Captured traceback/; getline; next }
+        shown && NF { line[++n] = $0 }'
 }
 
 die() {

@@ -189,10 +189,14 @@ class TestCase(base.TestCase):
             'get', 'pods', '-A', '-o', 'wide', check=False)))
         self.addDetail('events', content.text_content(self.lab.kubectl(
             'get', 'events', '-n', self.namespace, check=False)))
-        parts = ['controller'] + [node + '/agent' for node in self.lab.nodes]
-        for part in parts:
+        told = ('controller', 'agent', 'vswitchd', 'ovn-controller')
+        for part in self.lab.facts['parts']:
+            if part.rpartition('/')[2] not in told:
+                continue
             self.addDetail(part, content.text_content(self.lab.log(part)))
         for node in self.lab.nodes:
+            self.addDetail(node + '/switch', content.text_content(
+                self.lab.switch(node)))
             try:
                 endpoints = self.lab.agent(node).get('/v1/endpoints')
                 self.addDetail(node, content.text_content(

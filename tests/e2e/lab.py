@@ -162,6 +162,15 @@ class Lab:
         path = self.facts['parts'][part]['log']
         return run('tail', '-n', lines, path)
 
+    def switch(self, node):
+        """What a node's Open vSwitch says of its links and tunnels."""
+        return ''.join(
+            self.on_node(node, *command, check=False) for command in (
+                ('ovs-vsctl', '-f', 'csv', '--columns=name,ofport,error',
+                 'list', 'Interface'),
+                ('ovs-appctl', 'tnl/neigh/show'),
+                ('ovs-appctl', 'dpctl/show', '-s')))
+
     def neutron(self, method, path, body=None):
         """One request to Neutron."""
         argv = ['curl', '--noproxy', '*', '-sS', '-X', method,
