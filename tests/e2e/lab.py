@@ -169,6 +169,8 @@ class Lab:
                 ('ovs-vsctl', '-f', 'csv', '--columns=name,ofport,error',
                  'list', 'Interface'),
                 ('ovs-appctl', 'tnl/neigh/show'),
+                ('ovs-appctl', 'tnl/ports/show', '-v'),
+                ('ovs-appctl', 'ovs/route/show'),
                 ('ovs-appctl', 'dpctl/show', '-s')))
 
     def neutron(self, method, path, body=None):

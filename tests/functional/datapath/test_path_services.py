@@ -99,17 +99,19 @@ class ServiceCase(paths.PathCase):
 
     def entry(self, sock, kind=6):
         """The entry of a pod's connection, which is not an alias."""
-        lport = sock.getsockname()[1]
+        address, lport = sock.getsockname()[:2]
         found = []
         for table in (maps.CONNECTIONS, maps.HALF_OPEN):
             for keys, values in conntrack.batches(self.fd(table)):
                 for key, value in zip(keys, values):
                     key = layout.CtKey.unpack(key)
                     value = layout.Ct.unpack(value)
-                    if (key.protocol, key.lport, value.direction) == (
-                            kind, lport, layout.Direction.EGRESS) and not (
-                                value.flags & (layout.CtFlag.OPEN
-                                               | layout.CtFlag.ALIAS)):
+                    if (key.protocol, '.' in key.raddr, key.lport,
+                            value.direction) == (
+                                kind, '.' in address, lport,
+                                layout.Direction.EGRESS) and not (
+                                    value.flags & (layout.CtFlag.OPEN
+                                                   | layout.CtFlag.ALIAS)):
                         found.append((key, value))
         (key, value), = found
         return key, value
