@@ -168,17 +168,6 @@ def map_delete(fd: int, key: bytes) -> bool:
     return True
 
 
-def map_next_key(fd: int, key: Optional[bytes] = None) -> Optional[bytes]:
-    """The key after another, or the first one; None at the end."""
-    found = ffi.new('char[]', map_info(fd).key_size)
-    result = _lib.bpf_map_get_next_key(
-        fd, ffi.NULL if key is None else key, found)
-    if result == -errno.ENOENT:
-        return None
-    _check(result)
-    return bytes(ffi.buffer(found))
-
-
 def map_update_batch(fd: int, keys: bytes, values: bytes,
                      count: int) -> None:
     """Write many entries: keys and values one after the other.
@@ -285,11 +274,6 @@ def link_create_cgroup(program: int, cgroup: int, attach_type: int) -> int:
 def link_update(link: int, program: int) -> None:
     """Replace a link's program at once, without a gap."""
     _check(_lib.bpf_link_update(link, program, ffi.NULL))
-
-
-def link_detach(link: int) -> None:
-    """Detach a link's program, also if it is pinned."""
-    _check(_lib.bpf_link_detach(link))
 
 
 def link_info(link: int) -> LinkInfo:

@@ -104,7 +104,6 @@ int bpf_obj_get_info_by_fd(int, void *, uint32_t *);
 int bpf_map_update_elem(int, const void *, const void *, uint64_t);
 int bpf_map_lookup_elem(int, const void *, void *);
 int bpf_map_delete_elem(int, const void *);
-int bpf_map_get_next_key(int, const void *, void *);
 int bpf_map_update_batch(int, const void *, const void *, uint32_t *,
                          const struct bpf_map_batch_opts *);
 int bpf_map_delete_batch(int, const void *, uint32_t *,
@@ -113,7 +112,6 @@ int bpf_map_lookup_batch(int, void *, void *, void *, void *, uint32_t *,
                          const struct bpf_map_batch_opts *);
 int bpf_link_create(int, int, int, const struct bpf_link_create_opts *);
 int bpf_link_update(int, int, const void *);
-int bpf_link_detach(int);
 int bpf_prog_test_run_opts(int, struct bpf_test_run_opts *);
 struct ring_buffer *ring_buffer__new(int, ring_buffer_sample_fn, void *,
                                      const void *);
