@@ -41,8 +41,13 @@ def _ovsdb(lab, node):
                'ovn-bridge-mappings': 'physnet1:br-phy'}
         if node.gateway:
             ids['ovn-cms-options'] = 'enable-chassis-as-gw'
+        # NOTE: userspace Open vSwitch of before 3.3 may keep a flow whose
+        # actions are of before a change, for as long as packets use it
+        # (openvswitch/ovs 21410ff80, cf11766cb; antrea-io/antrea#897). What
+        # nobody uses for half a second, the least there is, goes.
         _vsctl(lab, node, '--no-wait', 'init', '--', 'set', 'Open_vSwitch',
-               '.', *(f'external_ids:{k}="{v}"' for k, v in ids.items()))
+               '.', 'other_config:max-idle=500',
+               *(f'external_ids:{k}="{v}"' for k, v in ids.items()))
 
     return parts.Part(
         lab, f'{node.name}/ovsdb', node=node, before=before, after=after,
