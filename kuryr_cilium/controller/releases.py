@@ -30,7 +30,8 @@ What counts as the agent's word:
   the time that a list can be on its way (it is a call and expires).
 
 A new leader knows none of this: it frees nothing of a node before that
-node's agent has listed what it has plugged.
+node's agent has listed what it has plugged. What agents report before the
+leader has listed Neutron's ports is kept, as they do not say it again.
 """
 
 import dataclasses
@@ -88,12 +89,19 @@ class Ledger:
         self._by_pod: dict[str, set[str]] = {}
         self._by_host: dict[str, set[str]] = {}
         self._heard: set[str] = set()
+        # Reported and not seen in Neutron yet; None: all were listed.
+        self._early: Optional[dict[str, _Entry]] = {}
 
     def add(self, port_id: str, pod_uid: str, host: str) -> None:
         """A port exists. Idempotent."""
         with self._lock:
             if port_id not in self._entries:
-                self._entries[port_id] = _Entry(port_id, pod_uid, host)
+                entry = _Entry(port_id, pod_uid, host)
+                early = (self._early or {}).pop(port_id, None)
+                if early is not None and (early.pod_uid, early.host) == (
+                        pod_uid, host):
+                    entry = early
+                self._entries[port_id] = entry
                 self._by_pod.setdefault(pod_uid, set()).add(port_id)
                 self._by_host.setdefault(host, set()).add(port_id)
 
@@ -109,6 +117,11 @@ class Ledger:
                 if not index[key]:
                     del index[key]
 
+    def complete(self) -> None:
+        """All ports that exist were added: a report of others is of none."""
+        with self._lock:
+            self._early = None
+
     def ids(self) -> set[str]:
         """The ports that are known."""
         with self._lock:
@@ -123,6 +136,9 @@ class Ledger:
         with self._lock:
             for vif in vifs:
                 entry = self._entries.get(vif['vif_id'])
+                if entry is None and self._early is not None:
+                    entry = self._early.setdefault(vif['vif_id'], _Entry(
+                        vif['vif_id'], vif['pod_uid'], host))
                 if (entry is None or entry.host != host
                         or entry.pod_uid != vif['pod_uid']):
                     continue
@@ -138,6 +154,9 @@ class Ledger:
         now = self._clock()
         with self._lock:
             self._heard.add(host)
+            for entry in (self._early or {}).values():
+                if entry.host == host and entry.port_id in vif_ids:
+                    entry.released = entry.pending = False
             for port_id in self._by_host.get(host, ()):
                 entry = self._entries[port_id]
                 if port_id in vif_ids:

@@ -189,4 +189,5 @@ class Term:
             self._ledger.add(port.id, port.pod_uid, port.host)
         for port_id in before - {port.id for port in listed}:
             self._ledger.remove(port_id)
+        self._ledger.complete()
         self._review(self._ledger.ids())

@@ -55,7 +55,7 @@ class TestAddresses(base.TestCase):
             lambda: not [port for port in self.lab.ports().values()
                          if subnet in {item['subnet_id']
                                        for item in port['fixed_ips']}],
-            60, 'the ports of the small subnet are gone')
+            90, 'the ports of the small subnet are gone')
         self.lab.neutron('DELETE', 'subnets/' + subnet)
 
     def test_reuse(self):

@@ -69,6 +69,57 @@ class TestLedger(base.TestCase):
         self.ledger.plugged('h', [])
         self.assertState(releases.FREE)
 
+    def unknown(self):
+        """A leader that has not listed Neutron's ports yet."""
+        self.ledger = releases.Ledger(self.pods.get, self.nodes.__contains__,
+                                      TRAVEL, lambda: self.now)
+        self.ledger.plugged('h', ['v'])
+
+    def test_release_before_the_port_is_known(self):
+        self.unknown()
+        self.pods['u'] = pod(vif_id='v', deleting=True)
+        self.released()
+        self.assertState(None)
+        self.assertEqual(set(), self.ledger.ids())
+        del self.pods['u']
+        self.ledger.add('v', 'u', 'h')
+        self.assertState(releases.FREE)
+
+    def test_early_release_of_a_running_pod_is_a_new_sandbox(self):
+        self.unknown()
+        self.released()
+        del self.pods['u']
+        self.ledger.add('v', 'u', 'h')
+        self.assertState(releases.RELEASING)
+
+    def test_early_release_and_plugged_again(self):
+        self.unknown()
+        self.pods['u'] = pod(vif_id='v', deleting=True)
+        self.released()
+        self.ledger.plugged('h', ['v'])
+        del self.pods['u']
+        self.ledger.add('v', 'u', 'h')
+        self.assertState(releases.RELEASING)
+
+    def test_early_release_by_others_does_not_count(self):
+        for what in ({'host': 'other'}, {'uid': 'w'}):
+            self.unknown()
+            self.pods['u'] = pod(vif_id='v', deleting=True)
+            self.released(**what)
+            del self.pods['u']
+            self.ledger.add('v', 'u', 'h')
+            self.assertState(releases.RELEASING)
+            self.pods['u'] = pod(vif_id='v')
+
+    def test_release_of_no_port(self):
+        self.unknown()
+        self.ledger.complete()
+        self.pods['u'] = pod(vif_id='v', deleting=True)
+        self.released()
+        del self.pods['u']
+        self.ledger.add('v', 'u', 'h')
+        self.assertState(releases.RELEASING)
+
     def test_list_counts_only_after_the_time_it_may_travel(self):
         del self.pods['u']
         self.assertState(releases.RELEASING)
